@@ -1,0 +1,135 @@
+"""List of pictures -> list of instances, on one device."""
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import torch
+
+from model.checkpoint import Checkpoint, CheckpointError, find_weights, load_checkpoint
+from model.config import InferenceConfig, SOLOv2Config
+from model.postprocess import postprocess
+from model.preprocess import RGBImage, place, preprocess
+from model.solov2 import SOLOv2, build_solov2
+from model.structures import Instances
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+#: Pictures through the network at once. On a CPU a batch costs as much as its parts one by one.
+_BATCH_SIZE = {"cpu": 1, "cuda": 8}
+
+
+class Predictor:
+    """A loaded network with everything needed to score pictures."""
+
+    def __init__(
+        self,
+        model: SOLOv2,
+        config: SOLOv2Config,
+        *,
+        inference: InferenceConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.config = config
+        self.inference = inference
+        self.device = device
+        self.dtype = dtype
+        self._model = model.to(device).eval()
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        device: str = "auto",
+        precision: Precision = "auto",
+        *,
+        inference: InferenceConfig | None = None,
+    ) -> Self:
+        """Load a weights file, or the one weights file inside a folder.
+
+        Args:
+            path: A ``.safetensors`` file of ours or a folder that holds one.
+            device: ``cpu``, ``cuda``, ``cuda:1`` ...; ``auto`` takes CUDA where there is one.
+            precision: Of the network; ``auto`` is fp32 on a CPU and bf16 on CUDA.
+            inference: Thresholds; MMDetection's unless given.
+
+        Raises:
+            CheckpointError: The file is missing, damaged or does not fit its own architecture.
+        """
+        file = find_weights(Path(path))
+        checkpoint = load_checkpoint(file)
+        chosen = torch.device(_auto_device() if device == "auto" else device)
+        if precision == "auto":
+            precision = "bf16" if chosen.type == "cuda" else "fp32"
+        return cls(
+            _assemble(file, checkpoint),
+            checkpoint.config,
+            inference=inference or InferenceConfig(),
+            device=chosen,
+            dtype=_DTYPES[precision],
+        )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.config.class_names
+
+    @torch.inference_mode()
+    def predict(self, images: Sequence[RGBImage]) -> list[Instances]:
+        """Score (H, W, 3) uint8 RGB pictures of any sizes, in the order given.
+
+        A picture's result depends on that picture alone: only pictures of one canvas share a
+        batch.
+
+        Raises:
+            ValueError: An array is no RGB picture, or too long and thin to be resized.
+        """
+        by_canvas: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, image in enumerate(images):
+            by_canvas[place(image, self.config.preprocess).canvas].append(index)
+        results: dict[int, Instances] = {}
+        size = _BATCH_SIZE[self.device.type]
+        for indices in by_canvas.values():
+            for start in range(0, len(indices), size):
+                batch = indices[start : start + size]
+                results.update(
+                    zip(batch, self._predict_batch([images[i] for i in batch]), strict=True)
+                )
+        return [results[index] for index in range(len(images))]
+
+    def warm_up(self, sizes: Iterable[tuple[int, int]]) -> None:
+        """Score a grey picture of each (height, width), so that the first real one is not slow."""
+        for height, width in sizes:
+            self.predict([np.full((height, width, 3), 128, dtype=np.uint8)])
+
+    def _predict_batch(self, images: Sequence[RGBImage]) -> list[Instances]:
+        batch = preprocess(images, self.config.preprocess)
+        with self._autocast():
+            output = self._model(batch.pixels.to(self.device))
+        return postprocess(output, batch.geometries, self.inference)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+
+def _auto_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _assemble(path: Path, checkpoint: Checkpoint) -> SOLOv2:
+    """The network with the checkpoint's own tensors as its parameters, none initialised twice."""
+    try:
+        with torch.device("meta"):
+            model = build_solov2(checkpoint.config)
+        model.load_state_dict(checkpoint.state_dict, assign=True)
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: the weights do not fit their config ({reason})") from error
+    return model.requires_grad_(requires_grad=False)

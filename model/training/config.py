@@ -1,0 +1,125 @@
+"""Everything a training run can be told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from model.config import VARIANTS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AugmentConfig:
+    """How often, and how strongly, a training picture is changed.
+
+    ``crop`` is the probability of cutting out a window of the picture's own aspect ratio whose
+    sides are at least ``crop_scale`` of the picture's; objects that keep less than
+    ``crop_visible`` of their area are forgotten. ``blank`` is the probability of a plain or
+    gradient picture without objects in the place of the photo: SOLOv2 otherwise finds things
+    where there is nothing to see.
+    """
+
+    flip: float = 0.5
+    crop: float = 0.5
+    crop_scale: float = 0.5
+    crop_visible: float = 0.25
+    colour: float = 0.5
+    blank: float = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """One training run. Defaults train the ``mobile`` variant; sizes are in pixels.
+
+    Data:
+        train_images, train_annotations: Folder and COCO JSON to learn from.
+        val_images, val_annotations: Folder and COCO JSON to measure mask AP on; without them
+            the last weights are the result.
+        class_names: Names in label order; all categories of the training annotations unless
+            given.
+        apply_exif: Turn training pictures as their EXIF orientation says.
+        output: Folder for weights, log and the state that an interrupted run resumes from.
+
+    Network:
+        variant: Key of ``VARIANTS``; not used with ``weights``.
+        weights: A file of ours to start from. Its architecture is kept; classes that it knows
+            by name keep their weights, others start fresh.
+        backbone_weights: A torchvision ``.pth`` state dict to start the backbone from.
+        freeze_stages: How many backbone stages stay as they are, the stem counting with the
+            first; MMDetection's SOLOv2 freezes 1.
+
+    Optimisation:
+        epochs: Passes over the data; fractions are fine. ``max_iterations`` cuts them short.
+        batch_size: Pictures in a step, over all processes.
+        learning_rate: Peak, for ``batch_size``; times ``backbone_lr_factor`` in the backbone.
+        momentum: Of SGD.
+        warmup_iterations: Steps of linear increase from a thousandth of the rate.
+        schedule: ``cosine`` to zero, or ``step``: a tenth after 3/4 and again after 11/12 of
+            the run.
+        clip_grad_norm: Largest L2 norm of all gradients together.
+        ema_decay: Of the averaged weights, which are the ones saved and measured.
+        precision: Of the network's forward and backward pass; ``auto`` is bf16 on CUDA and
+            fp32 on a CPU. Loss and weights are always fp32.
+
+    Pictures:
+        short_sides: Each batch draws one of these as the length of its short sides.
+        long_side: Upper limit of the long sides.
+        augment: Random changes.
+
+    Conduct:
+        workers: Loader processes of each training process; 0 loads in the training process.
+        log_every: Iterations between log lines.
+        checkpoint_every: Iterations between states on disk; ``checkpoint_every_s`` does the
+            same by the clock, and whichever comes first counts.
+        validate_every_epochs: Epochs between measurements; the end is always measured.
+    """
+
+    train_images: Path
+    train_annotations: Path
+    output: Path
+    val_images: Path | None = None
+    val_annotations: Path | None = None
+    class_names: tuple[str, ...] | None = None
+    apply_exif: bool = False
+
+    variant: str = "mobile"
+    weights: Path | None = None
+    backbone_weights: Path | None = None
+    freeze_stages: int = 0
+
+    epochs: float = 36
+    max_iterations: int | None = None
+    batch_size: int = 16
+    learning_rate: float = 0.01
+    backbone_lr_factor: float = 1.0
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warmup_iterations: int = 500
+    schedule: Literal["cosine", "step"] = "step"
+    clip_grad_norm: float = 35.0
+    ema_decay: float = 0.999
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+    short_sides: tuple[int, ...] = (288, 320, 352, 384)
+    long_side: int = 512
+    augment: AugmentConfig = AugmentConfig()
+
+    device: str = "auto"
+    workers: int = 2
+    seed: int = 0
+    log_every: int = 20
+    checkpoint_every: int = 1000
+    checkpoint_every_s: float = 600
+    validate_every_epochs: float = 1
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise ValueError(f"no variant {self.variant!r}; there are {', '.join(VARIANTS)}")
+        if (self.val_images is None) != (self.val_annotations is None):
+            raise ValueError("validation needs both its images and its annotations")
+        if not self.short_sides or max(self.short_sides) > self.long_side:
+            raise ValueError(f"short sides {self.short_sides} do not fit into {self.long_side}")
+        if self.batch_size < 1 or self.epochs <= 0:
+            raise ValueError("batch size and epochs have to be positive")
+        if not 0 <= self.freeze_stages <= 4:
+            raise ValueError(f"a backbone has 4 stages, {self.freeze_stages} cannot be frozen")

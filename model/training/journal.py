@@ -1,0 +1,89 @@
+"""What a run says while it runs: a line for programs in a file, one for people on screen."""
+
+import contextlib
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class Journal:
+    """Appends to a JSON-lines file; shows a progress bar, or plain lines without a terminal.
+
+    Args:
+        path: The file; lines of iterations that are about to be repeated are removed.
+        iteration: Where the run starts.
+        total: Where it ends.
+    """
+
+    def __init__(self, path: Path, *, iteration: int, total: int) -> None:
+        self._path = path
+        self._total = total
+        self._console = Console()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("training", total=total, completed=iteration)
+        self._first, self._started = iteration, time.monotonic()
+        _forget_after(path, iteration)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def advance(self, iteration: int) -> None:
+        """Move the bar: ``iteration`` steps are done."""
+        self._progress.update(self._task, completed=iteration)
+
+    def write(self, iteration: int, **fields: Any) -> None:
+        """Record ``fields`` after ``iteration`` steps."""
+        line = json.dumps({"iteration": iteration, **fields})
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        text = "  ".join(f"{key} {_short(value)}" for key, value in fields.items())
+        self._progress.update(self._task, description=text)
+        if not self._console.is_terminal:
+            left = self._remaining_s(iteration)
+            self._console.print(
+                f"{iteration}/{self._total}  {text}  left {left:.0f} s", soft_wrap=True
+            )
+
+    def _remaining_s(self, iteration: int) -> float:
+        elapsed = time.monotonic() - self._started
+        return elapsed / max(1, iteration - self._first) * (self._total - iteration)
+
+
+def _forget_after(path: Path, iteration: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if json.loads(line)["iteration"] <= iteration]
+        path.write_text("".join(kept), encoding="utf-8")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

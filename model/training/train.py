@@ -1,0 +1,303 @@
+"""The training loop: what it reads, what it writes, when it stops.
+
+In the output folder: ``last.pt`` is the whole state, from which an interrupted run goes on
+exactly; ``last.safetensors`` and ``best.safetensors`` are averaged weights ready for use;
+``log.jsonl`` has a line for each measurement.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from torch.nn.utils import clip_grad_norm_
+from torch.utils.data import DataLoader
+
+from model.checkpoint import Checkpoint, CheckpointError, save_checkpoint
+from model.evaluate import CocoReport, evaluate_coco
+from model.predictor import Predictor
+from model.training.augment import Augment, Batch, Collate
+from model.training.config import TrainConfig
+from model.training.dataset import CocoDataset
+from model.training.ema import EMA
+from model.training.initial import initial_network
+from model.training.journal import Journal
+from model.training.losses import Losses, solov2_losses
+from model.training.optimiser import (
+    build_optimiser,
+    freeze_stages,
+    learning_rate_factor,
+    set_learning_rate,
+    set_training_mode,
+)
+from model.training.pace import Pace
+from model.training.sampler import AugmentedDataset, BatchSampler, batches_per_epoch
+from model.training.world import World, join_world
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a run left behind."""
+
+    iterations: int
+    last: Path
+    best: Path | None  # None without validation
+    best_mask_ap: float | None
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Train until ``config`` says enough, resuming what its output folder holds.
+
+    Run it under ``torchrun`` to share each batch among several processes.
+
+    Raises:
+        ValueError: The data or the start weights cannot be used.
+        FloatingPointError: The loss is no longer a finite number.
+    """
+    with join_world(config.device) as world:
+        return Trainer(config, world).run()
+
+
+class Trainer:
+    """One process's part of a training run, and all of its state."""
+
+    def __init__(self, config: TrainConfig, world: World) -> None:
+        if config.batch_size % world.size:
+            raise ValueError(f"{world.size} processes cannot share batches of {config.batch_size}")
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.world = world
+        self.dataset = CocoDataset(
+            config.train_images,
+            config.train_annotations,
+            class_names=config.class_names,
+            apply_exif=config.apply_exif,
+        )
+        self.epoch_length = batches_per_epoch(len(self.dataset), config.batch_size)
+        self.total = _total_iterations(config, self.epoch_length)
+
+        model, self.network_config = initial_network(
+            self.dataset.class_names,
+            variant=config.variant,
+            weights=config.weights,
+            backbone_weights=config.backbone_weights,
+        )
+        freeze_stages(model.backbone, config.freeze_stages)
+        self.model = model.to(world.device).to(memory_format=torch.channels_last)
+        self.ema = EMA(self.model, config.ema_decay)
+        self.network = world.wrap(self.model)
+        self.optimiser = build_optimiser(self.model, config)
+        self.dtype = _dtype(config.precision, world.device)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
+        self.iteration = 0
+        self.best_mask_ap: float | None = None
+
+    def run(self) -> TrainResult:
+        """Train from the saved state, or the start, to the end."""
+        self.config.output.mkdir(parents=True, exist_ok=True)
+        self._resume()
+        if self.world.is_main:
+            log = self.config.output / "log.jsonl"
+            with Journal(log, iteration=self.iteration, total=self.total) as journal:
+                self._iterate(journal)
+        else:
+            self._iterate(None)
+        best = self.config.output / "best.safetensors"
+        return TrainResult(
+            iterations=self.iteration,
+            last=self.config.output / "last.safetensors",
+            best=None if self.best_mask_ap is None else best,
+            best_mask_ap=self.best_mask_ap,
+        )
+
+    def _iterate(self, journal: Journal | None) -> None:
+        pace = Pace(self.config)
+        for batch in self.loader():
+            losses = self.step(batch)
+            pace.add(losses)
+            if journal is not None:
+                journal.advance(self.iteration)
+                if self.iteration % self.config.log_every == 0:
+                    journal.write(self.iteration, **self._measurements(pace))
+            validates = self._validates_now()
+            if journal is not None and (validates or pace.state_is_due(self.iteration)):
+                with pace.saving():
+                    self._save_weights()
+                    if validates:
+                        self._validate(journal)
+                    self._save_state()
+            if validates:
+                self.world.wait()
+
+    def loader(self) -> DataLoader[Any]:
+        """This process's batches from the current iteration to the last."""
+        config = self.config
+        sampler = BatchSampler(
+            self.dataset.landscape(),
+            batch_size=config.batch_size,
+            short_sides=config.short_sides,
+            seed=config.seed,
+            first=self.iteration,
+            last=self.total,
+            rank=self.world.rank,
+            world_size=self.world.size,
+        )
+        samples = AugmentedDataset(
+            self.dataset, Augment(config.augment), long_side=config.long_side
+        )
+        return DataLoader(
+            samples,
+            batch_sampler=sampler,
+            num_workers=config.workers,
+            collate_fn=Collate(self.network_config),
+            pin_memory=self.world.device.type == "cuda",
+            prefetch_factor=4 if config.workers else None,
+            worker_init_fn=_use_one_thread,
+        )
+
+    def step(self, batch: Batch) -> Losses:
+        """Learn from one batch; returns its losses, detached.
+
+        Raises:
+            FloatingPointError: Loss or gradients are not finite; the weights are unchanged.
+        """
+        rate = self.config.learning_rate * learning_rate_factor(
+            self.iteration,
+            total=self.total,
+            warmup=self.config.warmup_iterations,
+            schedule=self.config.schedule,
+        )
+        set_learning_rate(self.optimiser, rate)
+        losses = self._losses(batch.to(self.world.device))
+        self.optimiser.zero_grad()
+        # The processes' gradients will be averaged, but their losses are parts of one sum.
+        total = losses.total * self.world.size
+        self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimiser)
+        norm = clip_grad_norm_(self.model.parameters(), self.config.clip_grad_norm)
+        # With fp16 some gradients overflow in regular course, and the scaler skips their step.
+        if not torch.isfinite(total if self.scaler.is_enabled() else total + norm):
+            raise FloatingPointError(
+                f"loss {total.item()} with gradients of norm {norm.item()} at iteration "
+                f"{self.iteration}; a lower learning rate or a longer warm-up may help"
+            )
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.ema.update(self.model)
+        self.iteration += 1
+        return Losses(losses.mask.detach(), losses.category.detach())
+
+    def _losses(self, batch: Batch) -> Losses:
+        set_training_mode(self.model)
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        enabled = self.dtype != torch.float32
+        with torch.autocast(self.world.device.type, self.dtype, enabled=enabled):
+            output = self.network(images)
+        positives = self.world.sum(batch.targets.num_positives)
+        return solov2_losses(output, batch.targets, positives)
+
+    def _measurements(self, pace: Pace) -> dict[str, float]:
+        seen = pace.take()
+        return {
+            "epoch": self.iteration / self.epoch_length,
+            "loss_mask": seen.mask * self.world.size,
+            "loss_category": seen.category * self.world.size,
+            "learning_rate": self.optimiser.param_groups[-1]["lr"],
+            "images_per_s": seen.steps_per_s * self.config.batch_size,
+        }
+
+    def _validates_now(self) -> bool:
+        every = max(1, round(self.config.validate_every_epochs * self.epoch_length))
+        return self.iteration == self.total or self.iteration % every == 0
+
+    def _validate(self, journal: Journal) -> None:
+        """Measure the weights just saved, and keep a copy if none were better."""
+        if self.config.val_images is None or self.config.val_annotations is None:
+            return
+        last = self.config.output / "last.safetensors"
+        predictor = Predictor.load(last, str(self.world.device), self.config.precision)
+        report = evaluate_coco(
+            predictor.predict,
+            predictor.class_names,
+            self.config.val_images,
+            self.config.val_annotations,
+        )
+        if self.best_mask_ap is None or report.mask_ap > self.best_mask_ap:
+            self.best_mask_ap = report.mask_ap
+            _copy_atomically(last, self.config.output / "best.safetensors")
+        journal.write(self.iteration, **_validation_line(report))
+
+    def _save_weights(self) -> None:
+        save_checkpoint(
+            self.config.output / "last.safetensors",
+            Checkpoint(self.network_config, self.ema.model.state_dict()),
+        )
+
+    def _save_state(self) -> None:
+        """Everything that later iterations depend on; batches follow from their number."""
+        state = {
+            "network": repr(self.network_config),
+            "iteration": self.iteration,
+            "best_mask_ap": self.best_mask_ap,
+            "model": self.model.state_dict(),
+            "ema": self.ema.model.state_dict(),
+            "ema_updates": self.ema.updates,
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        path = self.config.output / "last.pt"
+        unfinished = path.with_suffix(".pt.unfinished")
+        torch.save(state, unfinished)
+        unfinished.replace(path)
+
+    def _resume(self) -> None:
+        path = self.config.output / "last.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.world.device, weights_only=True)
+        if state["network"] != repr(self.network_config):
+            raise CheckpointError(f"{path}: the state of a run with another network or classes")
+        self.iteration = state["iteration"]
+        self.best_mask_ap = state["best_mask_ap"]
+        self.model.load_state_dict(state["model"])
+        self.ema.model.load_state_dict(state["ema"])
+        self.ema.updates = state["ema_updates"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
+def _total_iterations(config: TrainConfig, epoch_length: int) -> int:
+    total = max(1, round(config.epochs * epoch_length))
+    return total if config.max_iterations is None else min(total, config.max_iterations)
+
+
+def _dtype(precision: str, device: torch.device) -> torch.dtype:
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" else "fp32"
+    return _DTYPES[precision]
+
+
+def _validation_line(report: CocoReport) -> dict[str, float]:
+    per_class = {f"mask_ap_{name}": result.mask.ap for name, result in report.per_class.items()}
+    return {
+        "mask_ap": report.mask_ap,
+        "mask_ap50": report.mask.ap50,
+        "box_ap": report.box_ap,
+        **per_class,
+        "validation_s": report.seconds,
+    }
+
+
+def _use_one_thread(worker: int) -> None:  # noqa: ARG001
+    """The processes are the parallelism; OpenCV's own threads do not survive a fork either."""
+    cv2.setNumThreads(0)
+
+
+def _copy_atomically(source: Path, target: Path) -> None:
+    unfinished = target.with_suffix(".unfinished")
+    shutil.copyfile(source, unfinished)
+    unfinished.replace(target)

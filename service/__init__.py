@@ -1,0 +1,1 @@
+"""The HTTP service around SOLOv2; its folders are the processes it runs as."""

@@ -1,0 +1,244 @@
+"""The ``solov2`` command.
+
+Imports of torch and of what only one command needs stand inside the commands: ``serve`` has to
+answer its health route within a second, and a serving image carries no training dependencies.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from service.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from model.evaluate import ClassReport, CocoReport
+
+app = typer.Typer(
+    name="solov2",
+    help="SOLOv2 instance segmentation: serve it, use it, judge it, train it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console()
+
+WeightsOption = Annotated[
+    Path | None, typer.Option(help="Weights file or folder; the shipped model unless given.")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+PrecisionOption = Annotated[Literal["auto", "fp32", "bf16", "fp16"] | None, typer.Option()]
+
+
+def _fail(reason: object) -> NoReturn:
+    """End with one line on standard error and exit code 1."""
+    sys.stderr.write(f"solov2: {reason}\n")
+    raise typer.Exit(1)
+
+
+def _settings(**given: object) -> Settings:
+    try:
+        return Settings.load(**given)
+    except SettingsError as error:
+        _fail(error)
+
+
+@app.command()
+def serve(
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 5001 unless set.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; all unless set.")] = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+) -> None:
+    """Answer POST /score until told to stop. SOLOV2_* variables set everything else."""
+    from service.web.server import serve as run_server
+
+    settings = _settings(port=port, host=host, weights=weights, devices=device, precision=precision)
+    raise typer.Exit(run_server(settings))
+
+
+@app.command()
+def predict(
+    photos: Annotated[list[Path], typer.Argument(help="Photos to score.")],
+    out: Annotated[Path, typer.Option(help="Folder for the JSON and the pictures.")],
+    url: Annotated[str | None, typer.Option(help="Ask this server instead of a model.")] = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    min_score: Annotated[float, typer.Option(help="Draw instances of at least this score.")] = 0.3,
+) -> None:
+    """Score photos; write what /score would answer, and pictures of it."""
+    from model.checkpoint import CheckpointError
+    from service.client import Client, ScoreError
+    from service.predict import predict_photos
+    from service.worker.pipeline import load_pipeline
+
+    settings = _settings(weights=weights, devices=device, precision=precision)
+    try:
+        if url is None:
+            pipeline = load_pipeline(settings)
+            score = lambda data: json.loads(pipeline.score(data))  # noqa: E731
+        else:
+            client = Client(url)
+            score = lambda data: client.score([data])[0]  # noqa: E731
+        failed = 0
+        for result in predict_photos(
+            photos, out, score, min_score=min_score, apply_exif=settings.apply_exif
+        ):
+            failed += result.error is not None
+            console.print(f"{result.photo}: {_summary(result.answer, min_score, result.error)}")
+    except (CheckpointError, ScoreError, ValueError) as error:
+        _fail(error)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _summary(answer: dict[str, Any] | None, min_score: float, error: str | None) -> str:
+    if answer is None:
+        return f"[red]{error}[/red]"
+    seen = [box for box in answer["boxes"] if box["score"] >= min_score]
+    return ", ".join(f"{box['label']} {box['score']:.2f}" for box in seen) or "nothing found"
+
+
+@app.command()
+def evaluate(
+    images: Annotated[Path, typer.Option(help="Folder of the pictures.")],
+    annotations: Annotated[Path, typer.Option(help="COCO JSON with their instance masks.")],
+    weights: WeightsOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    limit: Annotated[int | None, typer.Option(help="Judge only the first N pictures.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
+) -> None:
+    """COCO mask AP and box AP of a model, overall and per class."""
+    from model.checkpoint import CheckpointError
+    from model.evaluate import evaluate_coco
+    from model.predictor import Predictor
+
+    settings = _settings(weights=weights, devices=device, precision=precision)
+    try:
+        predictor = Predictor.load(settings.weights_path, settings.devices, settings.precision)
+        with _progress() as progress:
+            task = progress.add_task("evaluating", total=None)
+            report = evaluate_coco(
+                predictor.predict,
+                predictor.class_names,
+                images,
+                annotations,
+                limit=limit,
+                progress=lambda done, total: progress.update(task, completed=done, total=total),
+            )
+    except (CheckpointError, ValueError, OSError) as error:
+        _fail(error)
+    console.print(_report_table(report))
+    if out is not None:
+        out.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+
+
+def _progress() -> Progress:
+    """A bar on the terminal; nothing where there is none."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def _report_table(report: "CocoReport") -> Table:
+    table = Table(title=f"{report.images} images, {report.seconds:.0f} s", title_justify="left")
+    table.add_column("")
+    columns = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar100")
+    for column in columns:
+        table.add_column(column, justify="right")
+    rows: list[tuple[str, CocoReport | ClassReport]] = [("all", report)]
+    rows += report.per_class.items()
+    for name, row in rows:
+        for kind, figures in (("mask", row.mask), ("box", row.box)):
+            values = (getattr(figures, column) for column in columns)
+            table.add_row(f"{name} {kind}", *(f"{v:.3f}" if v >= 0 else "-" for v in values))
+    return table
+
+
+@app.command()
+def train(
+    images: Annotated[Path, typer.Option(help="Folder of the training pictures.")],
+    annotations: Annotated[Path, typer.Option(help="COCO JSON with their instance masks.")],
+    out: Annotated[Path, typer.Option(help="Folder for weights, log and state; resumes from it.")],
+    val_images: Annotated[Path | None, typer.Option(help="Pictures to measure AP on.")] = None,
+    val_annotations: Annotated[Path | None, typer.Option(help="COCO JSON of those.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Start from this file of ours.")] = None,
+    backbone: Annotated[
+        Path | None, typer.Option(help="Start the backbone from this .pth.")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="Architecture, without --weights.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures a step, all GPUs.")] = None,
+    optimiser: Annotated[Literal["sgd", "adamw"] | None, typer.Option()] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    backbone_lr_factor: Annotated[
+        float | None, typer.Option(help="Of that, in the backbone.")
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option()] = None,
+    warmup_iterations: Annotated[int | None, typer.Option(help="Steps of rising rate.")] = None,
+    schedule: Annotated[Literal["step", "cosine"] | None, typer.Option()] = None,
+    clip_grad_norm: Annotated[float | None, typer.Option(help="Largest gradient norm.")] = None,
+    freeze_stages: Annotated[int | None, typer.Option(help="Backbone stages left alone.")] = None,
+    short_side: Annotated[
+        list[int] | None, typer.Option(help="Short side in pixels; repeat it for multi-scale.")
+    ] = None,
+    long_side: Annotated[int | None, typer.Option(help="Longest long side in pixels.")] = None,
+    precision: PrecisionOption = None,
+    device: DeviceOption = None,
+    workers: Annotated[int | None, typer.Option(help="Loader processes per GPU.")] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+) -> None:
+    """Train on COCO-format data. Stop it and start it again: it goes on where it was."""
+    from model.checkpoint import CheckpointError
+    from model.training.config import TrainConfig
+    from model.training.train import train as run_training
+
+    given: dict[str, Any] = {
+        "train_images": images,
+        "train_annotations": annotations,
+        "output": out,
+        "val_images": val_images,
+        "val_annotations": val_annotations,
+        "weights": weights,
+        "backbone_weights": backbone,
+        "variant": variant,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "optimiser": optimiser,
+        "learning_rate": learning_rate,
+        "backbone_lr_factor": backbone_lr_factor,
+        "weight_decay": weight_decay,
+        "warmup_iterations": warmup_iterations,
+        "schedule": schedule,
+        "clip_grad_norm": clip_grad_norm,
+        "freeze_stages": freeze_stages,
+        "short_sides": tuple(short_side) if short_side else None,
+        "long_side": long_side,
+        "precision": precision,
+        "device": device,
+        "workers": workers,
+        "seed": seed,
+    }
+    try:
+        result = run_training(TrainConfig(**{k: v for k, v in given.items() if v is not None}))
+    except (CheckpointError, ValueError, OSError, FloatingPointError) as error:
+        _fail(error)
+    best = f", best mask AP {result.best_mask_ap:.3f} in {result.best}" if result.best else ""
+    console.print(f"{result.iterations} iterations, last weights in {result.last}{best}")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,1 @@
+"""Between the processes: who may wait, what runs next, and the worker it runs in."""

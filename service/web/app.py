@@ -1,0 +1,88 @@
+"""The only place that wires the HTTP process together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from service.dispatch.dispatcher import Dispatcher, LocalDispatcher
+from service.errors import ServiceError
+from service.settings import Settings
+from service.web.middleware import REQUEST_ID, RequestMiddleware
+from service.web.routes import router
+
+# Azure's words for what the router refuses.
+_ROUTER_MESSAGES = {
+    404: "The requested URL was not found on the server. If you entered the URL manually please "
+    "check your spelling and try again.",
+    405: "The method is not allowed for the requested URL.",
+}
+_BUG_MESSAGE = "An unexpected internal error occurred. Check the logs for more info."
+
+
+def create_app(settings: Settings, dispatcher: Dispatcher | None = None) -> FastAPI:
+    """The service as an ASGI application.
+
+    Args:
+        settings: The deployment's.
+        dispatcher: Where images go; this machine's worker processes unless given. It is started
+            and stopped with the application.
+    """
+    app = FastAPI(
+        lifespan=_lifespan, redirect_slashes=False, docs_url=None, redoc_url=None, openapi_url=None
+    )
+    app.state.settings = settings
+    app.state.dispatcher = dispatcher or LocalDispatcher(settings)
+    app.include_router(router)
+    app.add_exception_handler(ServiceError, _on_service_error)
+    app.add_exception_handler(HTTPException, _on_router_error)
+    app.add_exception_handler(Exception, _on_bug)
+    app.add_middleware(RequestMiddleware)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    dispatcher: Dispatcher = app.state.dispatcher
+    await dispatcher.start()
+    try:
+        yield
+    finally:
+        await dispatcher.stop()
+
+
+async def _on_service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    request.state.record.reason = error.reason
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(error.retry_after_s)
+    if error.status == 408:
+        headers["connection"] = "close"  # or the rest of the body could go on trickling in
+    return _message(error.status, str(error), run_failed=error.run_failed, headers=headers)
+
+
+async def _on_router_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    request.state.record.reason = "not_routed"
+    message = _ROUTER_MESSAGES.get(error.status_code, error.detail)
+    return _message(error.status_code, message, headers=dict(error.headers or {}))
+
+
+async def _on_bug(request: Request, _error: Exception) -> Response:
+    # Starlette answers with this from outside every middleware, then raises the error again for
+    # the log; the id must be put on by hand.
+    return _message(500, _BUG_MESSAGE, headers={REQUEST_ID: request.state.record.request_id})
+
+
+def _message(
+    status: int, message: str, *, run_failed: bool = False, headers: dict[str, str]
+) -> Response:
+    return Response(
+        orjson.dumps({"message": message}),
+        status,
+        {"x-ms-run-function-failed": str(run_failed), **headers},
+        "application/json",
+    )

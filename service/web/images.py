@@ -1,0 +1,113 @@
+"""One cell of the request -> an encoded image whose header promises nothing harmful.
+
+Everything is judged here before any decoder sees a pixel: size in bytes, format, dimensions,
+number of JPEG scans.
+"""
+
+import io
+import re
+import warnings
+
+import pybase64
+from PIL import Image
+
+from service.errors import BadImageError
+from service.protocol import EncodedImage
+from service.settings import Settings
+from service.web.jpeg import count_scans
+
+# The pixel limit is a setting, checked below; Pillow's own would warn or raise at other numbers.
+Image.MAX_IMAGE_PIXELS = None
+
+_MAGIC = {
+    "JPEG": re.compile(rb"\xff\xd8\xff"),
+    "PNG": re.compile(rb"\x89PNG\r\n\x1a\n"),
+    "BMP": re.compile(rb"BM"),
+    "TIFF": re.compile(rb"II\*\x00|MM\x00\*"),
+    "WEBP": re.compile(rb"RIFF....WEBP", re.DOTALL),
+    "GIF": re.compile(rb"GIF8[79]a"),
+}
+
+_DATA_URI = re.compile(r"\s*data:[^,]{0,100};base64,", re.IGNORECASE)
+_URL = re.compile(r"\s*https?://", re.IGNORECASE)
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+
+
+async def read_image(row: int, text: str, settings: Settings) -> EncodedImage:
+    """The image that one string of the request stands for.
+
+    Args:
+        row: Its place in the request, for the messages.
+        text: Base64 (line-wrapped, unpadded and URL-safe too, with or without ``data:`` prefix).
+        settings: The limits.
+
+    Raises:
+        BadImageError: It is no image, or larger than the limits; the message names the row.
+    """
+    try:
+        if _URL.match(text):
+            raise BadImageError("image URLs are not enabled on this server")
+        data = decode_base64(text, settings.max_image_bytes)
+        width, height = check_header(data, settings)
+    except BadImageError as error:
+        raise error.in_row(row) from None
+    return EncodedImage(data, width, height)
+
+
+def decode_base64(text: str, max_bytes: int) -> bytes:
+    """Decode strictly: nothing is skipped but white space."""
+    prefix = _DATA_URI.match(text)
+    digits = text[prefix.end() :] if prefix else text
+    try:
+        data = pybase64.b64decode(digits, validate=True)
+    except ValueError:
+        data = _decode_unusual_base64(digits)
+    if not data:
+        raise BadImageError("the image is empty")
+    if len(data) > max_bytes:
+        raise BadImageError(f"the image has {len(data)} bytes, more than the limit of {max_bytes}")
+    return data
+
+
+def _decode_unusual_base64(digits: str) -> bytes:
+    """Base64 with line breaks, the URL-safe alphabet, or too little or too much padding."""
+    try:
+        packed = digits.encode("ascii").translate(_URL_SAFE, delete=b" \t\r\n\v\f").rstrip(b"=")
+        return pybase64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True)
+    except ValueError:
+        raise BadImageError("not a base64-encoded image") from None
+
+
+def check_header(data: bytes, settings: Settings) -> tuple[int, int]:
+    """(width, height) in pixels as the header declares them."""
+    found = next((name for name, magic in _MAGIC.items() if magic.match(data)), None)
+    if found is None:
+        raise BadImageError("not a JPEG, PNG, BMP, TIFF, WebP or GIF image")
+    width, height = _dimensions(data, found)
+    if width < 1 or height < 1:
+        raise BadImageError(f"an image of {width}x{height} pixels has no pixels")
+    if max(width, height) > settings.max_image_side:
+        raise BadImageError(
+            f"the image is {width}x{height} pixels, "
+            f"more than the limit of {settings.max_image_side} a side"
+        )
+    if width * height > settings.max_image_pixels:
+        raise BadImageError(
+            f"the image is {width}x{height} pixels, "
+            f"more than the limit of {settings.max_image_pixels} in all"
+        )
+    if found == "JPEG" and (scans := count_scans(data)) > settings.max_jpeg_scans:
+        raise BadImageError(
+            f"the JPEG has {scans} scans, more than the limit of {settings.max_jpeg_scans}"
+        )
+    return width, height
+
+
+def _dimensions(data: bytes, name: str) -> tuple[int, int]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=[name]) as image:
+                return image.size
+    except Exception:  # Pillow's parsers raise whatever a hostile file makes them trip over
+        raise BadImageError(f"the {name} image is truncated or damaged") from None

@@ -1,0 +1,71 @@
+"""From settings to a listening process, and its end."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+import uvicorn
+
+from service.dispatch.dispatcher import LocalDispatcher
+from service.logs import configure_logging
+from service.settings import Settings
+from service.web.app import create_app
+
+# Of the grace period, what stopping the worker and leaving the interpreter may take.
+_LAST_STEPS_S = 3
+
+
+def serve(settings: Settings) -> int:
+    """Serve until told to stop; return the exit code of the process.
+
+    0 after SIGTERM or SIGINT. 1 when the model cannot be loaded, with one line on standard error
+    that says why. The log goes to standard output.
+    """
+    weights = settings.weights_path
+    if not weights.exists():
+        return _give_up(f"{weights}: no such weights file")
+    configure_logging(sys.stdout)
+    dispatcher = LocalDispatcher(settings)
+    _Server(settings, dispatcher).run()
+    return 0 if dispatcher.failure is None else _give_up(dispatcher.failure)
+
+
+def _give_up(reason: str) -> int:
+    sys.stderr.write(f"solov2: {reason}\n")
+    return 1
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, settings: Settings, dispatcher: LocalDispatcher) -> None:
+        config = uvicorn.Config(
+            create_app(settings, dispatcher),
+            host=settings.host,
+            port=settings.port,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=max(1, int(settings.grace_s) - _LAST_STEPS_S),
+        )
+        super().__init__(config)
+        self._dispatcher = dispatcher
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second; true ends the server."""
+        return self._dispatcher.failure is not None or await super().on_tick(counter)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Like uvicorn's own, which raises the signal again at the end and so never exits 0."""
+
+        def stop(signum: int, frame: FrameType | None) -> None:
+            self.handle_exit(signum, frame)
+
+        previous = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)

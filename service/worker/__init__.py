@@ -1,0 +1,1 @@
+"""The device's process: encoded images in, JSON fragments out."""

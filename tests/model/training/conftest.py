@@ -1,0 +1,106 @@
+"""A data set of coloured squares and a network small enough to learn it in a test."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from model.checkpoint import Checkpoint, save_checkpoint
+from model.config import VARIANTS, PreprocessConfig, SOLOv2Config
+from model.solov2 import build_solov2
+from model.training.config import AugmentConfig, TrainConfig
+
+TINY = SOLOv2Config(
+    variant="tiny",
+    backbone="mobilenet_v2",
+    class_names=("red", "blue"),
+    fpn_channels=8,
+    head_channels=8,
+    head_depth=1,
+    mask_hidden_channels=8,
+    mask_channels=8,
+    norm_groups=2,
+    num_grids=(8, 6, 4, 3, 2),
+    scale_ranges=((1, 32), (16, 64), (32, 64), (64, 128), (128, 256)),
+    preprocess=replace(VARIANTS["mobile"].preprocess, long_side=64, short_side=64),
+)
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with ``instances.json`` and six pictures of one red and one blue square each."""
+    folder = tmp_path_factory.mktemp("squares")
+    rng = np.random.default_rng(3)
+    images, annotations = [], []
+    for number in range(1, 7):
+        height, width = (64, 48) if number % 3 == 0 else (48, 64)
+        picture = np.full((height, width, 3), 120, dtype=np.uint8)
+        for category, colour in ((1, (0, 0, 255)), (2, (255, 0, 0))):
+            side = int(rng.integers(12, 20))
+            y, x = int(rng.integers(height - side)), int(rng.integers(width - side))
+            picture[y : y + side, x : x + side] = colour
+            annotations.append(square_annotation(len(annotations) + 1, number, category, x, y, side))
+        name = f"{number}.png"
+        cv2.imwrite(str(folder / name), picture)
+        images.append({"id": number, "file_name": name, "height": height, "width": width})
+    write_coco(folder / "instances.json", images, annotations)
+    return folder
+
+
+def square_annotation(
+    number: int, image: int, category: int, x: int, y: int, side: int
+) -> dict[str, Any]:
+    ring = [x, y, x + side, y, x + side, y + side, x, y + side]
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "segmentation": [ring],
+        "bbox": [x, y, side, side],
+        "area": side * side,
+        "iscrowd": 0,
+    }
+
+
+def write_coco(path: Path, images: list[Any], annotations: list[Any]) -> None:
+    categories = [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A freshly initialised tiny network, saved."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_checkpoint(path, Checkpoint(TINY, build_solov2(TINY).state_dict()))
+    return path
+
+
+@pytest.fixture
+def config(squares: Path, tiny_weights: Path, tmp_path: Path) -> TrainConfig:
+    """Six iterations of two pictures, an epoch being three."""
+    return TrainConfig(
+        train_images=squares,
+        train_annotations=squares / "instances.json",
+        val_images=squares,
+        val_annotations=squares / "instances.json",
+        output=tmp_path / "output",
+        weights=tiny_weights,
+        epochs=2,
+        batch_size=2,
+        learning_rate=0.01,
+        warmup_iterations=2,
+        short_sides=(48, 64),
+        long_side=80,
+        augment=AugmentConfig(blank=0.1),
+        device="cpu",
+        workers=0,
+        log_every=1,
+        validate_every_epochs=1,
+    )

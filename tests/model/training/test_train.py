@@ -1,0 +1,213 @@
+import json
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.checkpoint import CheckpointError, load_checkpoint
+from model.training.augment import Batch
+from model.training.config import AugmentConfig, TrainConfig
+from model.training.losses import Losses
+from model.training.train import Trainer, train
+from model.training.world import World
+
+CPU = World(0, 1, torch.device("cpu"))
+
+
+class InterruptedTrainer(Trainer):
+    """Is killed on its way to the sixth iteration."""
+
+    def step(self, batch: Batch) -> Losses:
+        if self.iteration == 5:
+            raise KeyboardInterrupt
+        return super().step(batch)
+
+
+def saved_state(config: TrainConfig) -> dict[str, Any]:
+    return torch.load(config.output / "last.pt", weights_only=True)
+
+
+def log_lines(config: TrainConfig) -> list[dict[str, float]]:
+    text = (config.output / "log.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def first_batch(trainer: Trainer) -> Batch:
+    return next(iter(trainer.loader()))
+
+
+def test_a_run_leaves_weights_the_best_weights_a_state_and_a_log(config: TrainConfig) -> None:
+    result = train(config)
+
+    assert result.iterations == 6
+    assert load_checkpoint(result.last).config.class_names == ("red", "blue")
+    assert result.best is not None
+    assert load_checkpoint(result.best).config.class_names == ("red", "blue")
+    assert saved_state(config)["iteration"] == 6
+    lines = log_lines(config)
+    assert [line["iteration"] for line in lines if "loss_mask" in line] == [1, 2, 3, 4, 5, 6]
+    measured = [line["mask_ap"] for line in lines if "mask_ap" in line]
+    assert len(measured) == 2
+    assert result.best_mask_ap == max(measured)
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_an_interrupted_run_ends_with_the_same_weights(
+    config: TrainConfig, tmp_path: Path, optimiser: Any
+) -> None:
+    config = replace(config, optimiser=optimiser)
+    whole = replace(config, output=tmp_path / "whole")
+    train(whole)
+
+    with pytest.raises(KeyboardInterrupt):
+        InterruptedTrainer(config, CPU).run()
+    assert saved_state(config)["iteration"] == 3
+    train(config)
+
+    for part in ("model", "ema"):
+        assert_equal_tensors(saved_state(config)[part], saved_state(whole)[part])
+    assert (config.output / "last.safetensors").read_bytes() == (
+        whole.output / "last.safetensors"
+    ).read_bytes()
+    assert [line["iteration"] for line in log_lines(config)] == [
+        line["iteration"] for line in log_lines(whole)
+    ]
+
+
+def assert_equal_tensors(actual: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert actual.keys() == wanted.keys()
+    assert [key for key in wanted if not torch.equal(actual[key], wanted[key])] == []
+
+
+def test_a_finished_run_is_not_trained_again(config: TrainConfig) -> None:
+    first = train(config)
+    before = saved_state(config)["model"]
+
+    again = train(config)
+
+    assert again == first
+    assert_equal_tensors(saved_state(config)["model"], before)
+
+
+def test_the_state_of_another_network_is_refused(config: TrainConfig) -> None:
+    train(replace(config, max_iterations=1))
+
+    with pytest.raises(CheckpointError, match="another network"):
+        train(replace(config, class_names=("red",)))
+
+
+def test_without_validation_data_there_is_no_best(config: TrainConfig) -> None:
+    result = train(replace(config, val_images=None, val_annotations=None, max_iterations=1))
+
+    assert result.best is None
+    assert result.best_mask_ap is None
+    assert result.last.exists()
+
+
+def test_the_loss_goes_down(config: TrainConfig) -> None:
+    still = AugmentConfig(flip=0, crop=0, colour=0)
+    trainer = Trainer(
+        replace(config, optimiser="adamw", epochs=100, short_sides=(48,), augment=still), CPU
+    )
+    batch = first_batch(trainer)
+
+    losses = [trainer.step(batch).total.item() for _ in range(25)]
+
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_bf16_training_stays_close_to_fp32(config: TrainConfig) -> None:
+    exact = Trainer(config, CPU)
+    rounded = Trainer(replace(config, precision="bf16"), CPU)
+    batch = first_batch(exact)
+
+    wanted = exact.step(batch).total.item()
+
+    assert rounded.step(batch).total.item() == pytest.approx(wanted, rel=0.02)
+    assert {p.dtype for p in rounded.model.parameters()} == {torch.float32}
+
+
+def test_a_loss_that_is_not_finite_ends_training_before_the_weights_change(
+    config: TrainConfig,
+) -> None:
+    trainer = Trainer(config, CPU)
+    batch = first_batch(trainer)
+    before = trainer.model.head.kernel.weight.clone()
+    broken = Batch(batch.images.clone().fill_(torch.nan), batch.targets)
+
+    with pytest.raises(FloatingPointError, match="iteration 0"):
+        trainer.step(broken)
+
+    assert torch.equal(trainer.model.head.kernel.weight, before)
+
+
+def test_gradients_are_clipped_to_the_norm_asked_for(config: TrainConfig) -> None:
+    tight = replace(config, clip_grad_norm=1e-3, weight_decay=0, warmup_iterations=0)
+    trainer = Trainer(tight, CPU)
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+
+    trainer.step(first_batch(trainer))
+
+    moved = torch.cat(
+        [(p - b).flatten() for p, b in zip(trainer.model.parameters(), before, strict=True)]
+    )
+    assert moved.norm().item() == pytest.approx(config.learning_rate * 1e-3, rel=0.05)
+
+
+def test_frozen_stages_stay_as_they_are(config: TrainConfig) -> None:
+    trainer = Trainer(replace(config, freeze_stages=2, warmup_iterations=0), CPU)
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+
+    trainer.step(first_batch(trainer))
+
+    after = trainer.model.state_dict()
+    changed = {k for k in after if not torch.equal(after[k], before[k])}
+    frozen = {k for k in after if k.startswith("backbone.features.") and int(k.split(".")[2]) < 7}
+    assert not changed & frozen
+    assert "backbone.features.7.conv.0.0.weight" in changed
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(config: TrainConfig) -> None:
+    with pytest.raises(ValueError, match="3 processes cannot share batches of 2"):
+        Trainer(config, World(0, 3, torch.device("cpu")))
+
+
+SCRIPT = """
+import pickle, sys
+from pathlib import Path
+from model.training.train import train
+
+train(pickle.loads(Path(sys.argv[1]).read_bytes()))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(config: TrainConfig, tmp_path: Path) -> None:
+    alone = replace(config, batch_size=4, max_iterations=3, output=tmp_path / "alone")
+    shared = replace(alone, output=tmp_path / "shared")
+    train(alone)
+
+    run_under_torchrun(shared, tmp_path)
+
+    wanted, actual = saved_state(alone)["model"], saved_state(shared)["model"]
+    for key, value in wanted.items():
+        torch.testing.assert_close(actual[key], value, rtol=1e-3, atol=1e-5)
+
+
+def run_under_torchrun(config: TrainConfig, folder: Path) -> None:
+    (folder / "config.pickle").write_bytes(pickle.dumps(config))
+    (folder / "script.py").write_text(SCRIPT)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run(
+        [*launcher, str(folder / "script.py"), str(folder / "config.pickle")],
+        check=True,
+        timeout=300,
+        env={"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
+        cwd=Path(__file__).parents[3],
+    )

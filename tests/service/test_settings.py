@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings, SettingsError
+
+
+def test_a_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOLOV2_PORT", "8080")
+
+    assert Settings.load().port == 8080
+
+
+def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOLOV2_PORT", "8080")
+
+    assert Settings.load(port=9090).port == 9090
+
+
+def test_what_is_given_as_none_counts_as_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOLOV2_PORT", "8080")
+
+    assert Settings.load(port=None).port == 8080
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOLOV2_PORT", "")
+
+    assert Settings.load().port == 5001
+
+
+def test_azures_name_of_the_timeout_works_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCORING_TIMEOUT_MS", "1500")
+
+    assert Settings.load().scoring_timeout_ms == 1500
+
+
+def test_our_name_of_the_timeout_wins_over_azures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCORING_TIMEOUT_MS", "1500")
+    monkeypatch.setenv("SOLOV2_SCORING_TIMEOUT_MS", "2500")
+
+    assert Settings.load().scoring_timeout_ms == 2500
+
+
+def test_weights_come_from_the_flag_then_our_variable_then_azures_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AZUREML_MODEL_DIR", "/azure")
+    from_azure = Settings.load().weights_path
+    monkeypatch.setenv("SOLOV2_WEIGHTS", "/variable")
+    from_variable = Settings.load().weights_path
+    from_flag = Settings.load(weights="/flag").weights_path
+
+    assert [from_flag, from_variable, from_azure] == [
+        Path("/flag"),
+        Path("/variable"),
+        Path("/azure"),
+    ]
+
+
+def test_the_shipped_weights_are_the_default() -> None:
+    assert Settings.load().weights_path.parts[-2:] == ("weights", "default.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SOLOV2_PORT", "http"),
+        ("SOLOV2_PORT", "70000"),
+        ("SOLOV2_MAX_QUEUE_IMAGES", "0"),
+        ("SOLOV2_GRACE_S", "-1"),
+        ("SOLOV2_SCORE_THRESHOLD", "1.5"),
+        ("SOLOV2_PRECISION", "fp8"),
+        ("SOLOV2_DEVICES", "gpu"),
+        ("SOLOV2_APPLY_EXIF", "perhaps"),
+        ("SCORING_TIMEOUT_MS", "soon"),
+    ],
+)
+def test_a_bad_value_is_refused_in_one_line_that_names_variable_and_value(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(SettingsError) as caught:
+        Settings.load()
+
+    text = str(caught.value)
+    assert variable in text
+    assert repr(value) in text
+    assert "\n" not in text
+
+
+def test_settings_arrive_in_a_worker_as_they_were_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = Settings.load(port=1, weights="/flag", scoring_timeout_ms=9)
+    monkeypatch.setenv("SOLOV2_SCORING_TIMEOUT_MS", "7")
+    monkeypatch.setenv("SOLOV2_PORT", "7")
+
+    assert Settings.model_validate_json(sent.model_dump_json()) == sent
