@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from model.config import PreprocessConfig, SOLOv2Config
@@ -47,7 +47,7 @@ def save_checkpoint(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         unfinished = Path(folder) / path.name
-        save_file(tensors, unfinished, metadata={"solov2": json.dumps(header)})
+        unfinished.write_bytes(save(tensors, metadata={"solov2": json.dumps(header)}))
         unfinished.replace(path)
 
 

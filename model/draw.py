@@ -96,9 +96,7 @@ def _draw_shape(
     tinted = region[mask] * (1 - _MASK_OPACITY) + np.array(colour) * _MASK_OPACITY
     region[mask] = tinted.round().astype(np.uint8)
 
-    outlines, _ = cv2.findContours(
-        np.ascontiguousarray(mask).view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
-    )
+    outlines, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(canvas, outlines, -1, colour, thickness, cv2.LINE_AA, offset=(x1, y1))
     cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), colour, thickness)
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.layers import ConvNorm, with_coordinates
+from model.layers import ConvNorm, DeformableConv, with_coordinates
 
 
 class SOLOv2Head(nn.Module):
@@ -54,8 +54,11 @@ class SOLOv2Head(nn.Module):
     def _start_small(self) -> None:
         """As RetinaNet does: small weights, every class at probability 0.01."""
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d | DeformableConv):
                 nn.init.normal_(module.weight, std=0.01)
+        for module in self.modules():
+            if isinstance(module, DeformableConv):
+                nn.init.zeros_(module.offset.weight)
         for branch, bias in ((self.kernel, 0.0), (self.category, -math.log(99))):
             assert branch.bias is not None
             nn.init.constant_(branch.bias, bias)

@@ -80,8 +80,7 @@ def rings_to_mask(rings: Sequence[Ring], height: int, width: int) -> BoolMask:
 
 def _outer_rings(mask: BoolMask, *, most: int) -> list[_IntArray]:
     """Every corner of the outer borders, the largest area first."""
-    pixels = np.ascontiguousarray(mask).view(np.uint8)
-    contours, _ = cv2.findContours(pixels, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     # Pick's theorem: the pixels on and within the chain that joins their centres.
     largest = sorted(contours, key=lambda c: -(cv2.contourArea(c) + len(c) / 2 + 1))
     return [_edge_ring(contour[:, 0].astype(np.int64)) for contour in largest[:most]]

@@ -40,7 +40,8 @@ class Predictor:
         self.inference = inference
         self.device = device
         self.dtype = dtype
-        self._model = model.to(device).eval()
+        self._layout = _memory_format(config.backbone)
+        self._model = model.to(device).to(memory_format=self._layout).eval()
 
     @classmethod
     def load(
@@ -110,13 +111,22 @@ class Predictor:
     def _predict_batch(self, images: Sequence[RGBImage]) -> list[Instances]:
         batch = preprocess(images, self.config.preprocess)
         with self._autocast():
-            output = self._model(batch.pixels.to(self.device))
+            output = self._model(batch.pixels.to(self.device, memory_format=self._layout))
         return postprocess(output, batch.geometries, self.inference)
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
+
+
+def _memory_format(backbone: str) -> torch.memory_format:
+    """The layout of the feature maps.
+
+    MobileNetV2's depthwise convolutions run several times as fast with channels last. The
+    official networks gain a tenth from it and lose the identity with MMDetection's numbers.
+    """
+    return torch.channels_last if backbone == "mobilenet_v2" else torch.contiguous_format
 
 
 def _auto_device() -> str:

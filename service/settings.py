@@ -70,11 +70,8 @@ class Settings(BaseSettings):
 
 
 def _shipped_weights() -> Path:
-    """In the repository beside this package, or inside it when installed from a wheel."""
-    package = Path(__file__).parent
-    in_repository = package.parent / "weights" / "default.safetensors"
-    in_wheel = package / "weights" / "default.safetensors"
-    return in_wheel if in_wheel.exists() else in_repository
+    """Beside this package, in the repository as in an installed wheel."""
+    return Path(__file__).parents[1] / "weights" / "default.safetensors"
 
 
 def _describe(error: ValidationError) -> str:

@@ -134,8 +134,10 @@ def _run_lengths(
 ) -> Mapping[str, Any]:
     """Compressed RLE from polygons (a list of rings), uncompressed or compressed RLE."""
     if not isinstance(segmentation, Mapping):
-        # pycocotools takes a ring of two points for a box.
+        # pycocotools takes rings of two points for boxes.
         rings = [ring for ring in segmentation if len(ring) >= 6]
+        if not rings:
+            return rle.encode(np.zeros((height, width), dtype=np.uint8, order="F"))
         return rle.merge(rle.frPyObjects(rings, height, width))
     if isinstance(segmentation["counts"], list):
         return rle.frPyObjects(segmentation, height, width)

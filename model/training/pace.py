@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,10 +23,11 @@ class Seen:
 class Pace:
     """Keeps the losses since the last log line, and the time since the last state on disk."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
+        self._clock = clock
         self._losses: list[torch.Tensor] = []
-        self._logged = self._saved = time.monotonic()
+        self._logged = self._saved = self._clock()
 
     def add(self, losses: Losses) -> None:
         self._losses.append(torch.stack([losses.mask, losses.category]))
@@ -34,13 +35,13 @@ class Pace:
     def take(self) -> Seen:
         """The means so far; starts anew."""
         mask, category = torch.stack(self._losses).mean(0).tolist()
-        now = time.monotonic()
+        now = self._clock()
         seen = Seen(mask, category, len(self._losses) / (now - self._logged))
         self._losses, self._logged = [], now
         return seen
 
     def state_is_due(self, iteration: int) -> bool:
-        waited = time.monotonic() - self._saved
+        waited = self._clock() - self._saved
         return iteration % self._config.checkpoint_every == 0 or (
             waited >= self._config.checkpoint_every_s
         )
@@ -48,7 +49,7 @@ class Pace:
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
         """Save and measure in here; the time it takes is not held against the steps."""
-        started = time.monotonic()
+        started = self._clock()
         yield
-        self._saved = time.monotonic()
+        self._saved = self._clock()
         self._logged += self._saved - started

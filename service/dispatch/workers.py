@@ -97,6 +97,8 @@ class WorkerProcess:
         process = self._running()
         assert process.stdin is not None
         assert process.stdout is not None
+        if process.stdin.is_closing():
+            raise WorkerLostError("the worker closed its pipe")
         try:
             process.stdin.writelines((question.header(), question.payload))
             await process.stdin.drain()

@@ -8,8 +8,9 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from service.dispatch.dispatcher import Dispatcher, LocalDispatcher
-from service.errors import ServiceError
+from service.errors import BodyTimeoutError, BodyTooLargeError, ServiceError
 from service.settings import Settings
+from service.web.body import ClosingResponse
 from service.web.middleware import REQUEST_ID, RequestMiddleware
 from service.web.routes import router
 
@@ -56,33 +57,28 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 async def _on_service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
     request.state.record.reason = error.reason
-    headers = {}
+    headers = {"x-ms-run-function-failed": str(error.run_failed)}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(error.retry_after_s)
-    if error.status == 408:
-        headers["connection"] = "close"  # or the rest of the body could go on trickling in
-    return _message(error.status, str(error), run_failed=error.run_failed, headers=headers)
+    unread = isinstance(error, BodyTooLargeError | BodyTimeoutError)
+    kind = ClosingResponse if unread else Response
+    return kind(_message(str(error)), error.status, headers, "application/json")
 
 
 async def _on_router_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     request.state.record.reason = "not_routed"
     message = _ROUTER_MESSAGES.get(error.status_code, error.detail)
-    return _message(error.status_code, message, headers=dict(error.headers or {}))
+    headers = {"x-ms-run-function-failed": "False", **(error.headers or {})}
+    return Response(_message(message), error.status_code, headers, "application/json")
 
 
 async def _on_bug(request: Request, _error: Exception) -> Response:
     # Starlette answers with this from outside every middleware, then raises the error again for
     # the log; the id must be put on by hand.
-    return _message(500, _BUG_MESSAGE, headers={REQUEST_ID: request.state.record.request_id})
+    headers = {"x-ms-run-function-failed": "False", REQUEST_ID: request.state.record.request_id}
+    return Response(_message(_BUG_MESSAGE), 500, headers, "application/json")
 
 
-def _message(
-    status: int, message: str, *, run_failed: bool = False, headers: dict[str, str]
-) -> Response:
-    return Response(
-        orjson.dumps({"message": message}),
-        status,
-        {"x-ms-run-function-failed": str(run_failed), **headers},
-        "application/json",
-    )
+def _message(text: str) -> bytes:
+    return orjson.dumps({"message": text})

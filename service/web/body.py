@@ -1,9 +1,12 @@
 """The request body, bounded in bytes and in time."""
 
 import asyncio
+import contextlib
 import re
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from service.errors import (
     BodyTimeoutError,
@@ -12,6 +15,9 @@ from service.errors import (
     UnsupportedMediaTypeError,
 )
 from service.settings import Settings
+
+# How long a client that still sends may go on, so that it comes to read why nobody listens.
+_LINGER_S = 10
 
 _JSON = re.compile(r"application/(?:[^\s;/]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
 
@@ -42,3 +48,21 @@ async def read_body(request: Request, settings: Settings) -> bytearray:
     except ClientDisconnect:
         raise ClientGoneError("the client left before the body was complete") from None
     return body
+
+
+class ClosingResponse(Response):
+    """Answers at once a request whose body will not be read, then closes the connection.
+
+    Closing at once would reset it under a client that still sends, and the answer would be lost.
+    Not closing would let that client send for ever. So what comes is dropped for a while first.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        headers = [*self.raw_headers, (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_S):
+                while (await receive()).get("more_body"):
+                    pass
+        await send({"type": "http.response.body"})

@@ -84,8 +84,6 @@ def check_header(data: bytes, settings: Settings) -> tuple[int, int]:
     if found is None:
         raise BadImageError("not a JPEG, PNG, BMP, TIFF, WebP or GIF image")
     width, height = _dimensions(data, found)
-    if width < 1 or height < 1:
-        raise BadImageError(f"an image of {width}x{height} pixels has no pixels")
     if max(width, height) > settings.max_image_side:
         raise BadImageError(
             f"the image is {width}x{height} pixels, "
@@ -110,4 +108,6 @@ def _dimensions(data: bytes, name: str) -> tuple[int, int]:
             with Image.open(io.BytesIO(data), formats=[name]) as image:
                 return image.size
     except Exception:  # Pillow's parsers raise whatever a hostile file makes them trip over
-        raise BadImageError(f"the {name} image is truncated or damaged") from None
+        raise BadImageError(
+            f"the {name} header is damaged, cut short or declares no pixels"
+        ) from None

@@ -6,6 +6,7 @@ from model.draw import draw_instances
 from model.structures import Instances
 
 GREY = 100
+ORANGE, SKY_BLUE, GREEN = (230, 159, 0), (86, 180, 233), (0, 158, 115)
 NAMES = ("person", "cat")
 
 
@@ -75,9 +76,8 @@ def test_a_small_instance_lies_over_a_large_one_whatever_its_rank() -> None:
     best_small = draw_instances(grey(), rectangles(small, large), NAMES)
     best_large = draw_instances(grey(), rectangles(large, small), NAMES)
 
-    for picture in (best_small, best_large):
-        assert np.abs(picture[115, 145].astype(int) - picture[170, 60]).max() > 30
-        assert (picture[129, 145] != picture[133, 145]).any()  # its own outline is on top
+    assert (best_small[129, 145] == ORANGE).all()  # its outline, not tinted by the other
+    assert (best_large[129, 145] == SKY_BLUE).all()
 
 
 def test_neighbours_in_rank_have_colours_of_their_own() -> None:
@@ -110,13 +110,43 @@ def test_the_label_names_the_class() -> None:
     assert (person[82:] == horse[82:]).all()
 
 
-def test_labels_of_close_boxes_do_not_cover_each_other() -> None:
-    boxes = (60, 60, 120, 110), (70, 60, 130, 110)
+@pytest.mark.parametrize("neighbours", [2, 3])
+def test_labels_of_close_boxes_do_not_cover_each_other(neighbours: int) -> None:
+    colours = (ORANGE, SKY_BLUE, GREEN)[:neighbours]
+    boxes = [(60 + n, 60, 130 + n, 110) for n in range(neighbours)]
 
-    both = draw_instances(grey(), rectangles(*boxes), NAMES)
-    first = draw_instances(grey(), rectangles(boxes[0]), NAMES)
+    picture = draw_instances(grey(), rectangles(*boxes), NAMES)
 
-    assert (both[40:58, 60:110] == first[40:58, 60:110]).all()
+    visible = [int((picture == colour).all(axis=2).sum()) for colour in colours]
+    assert min(visible) > 400
+
+
+def test_where_labels_must_overlap_the_best_score_stays_readable() -> None:
+    box = (60, 60, 130, 110)
+
+    crowd = draw_instances(grey(), rectangles(box, box, box, box), NAMES)
+    alone = draw_instances(grey(), rectangles(box), NAMES)
+
+    assert (crowd[:59] == alone[:59]).all()
+
+
+def test_a_label_without_room_above_goes_inside_the_box() -> None:
+    picture = draw_instances(grey(), rectangles((50, 6, 200, 150)), NAMES)
+
+    assert not changed(picture)[:5].any()
+    assert (picture[7:20, 51:100] == ORANGE).all(axis=2).mean() > 0.5
+
+
+def test_text_contrasts_with_its_plate() -> None:
+    boxes = [(40 * n + 5, 100, 40 * n + 35, 130) for n in range(7)]
+
+    picture = draw_instances(grey(), rectangles(*boxes), ("X", "X"))
+
+    labels = picture[70:98]
+    orange, blue = labels[:, 5:35], labels[:, 245:275]
+    assert (orange.max(axis=2) < 60).any()
+    assert (blue.min(axis=2) > 200).any()
+    assert not (blue.max(axis=2) < 60).any()
 
 
 @pytest.mark.parametrize(
@@ -131,7 +161,7 @@ def test_instances_at_the_edge_of_the_frame_get_their_label_inside_it(
 
     picture = draw_instances(grey(), rectangles(box), (name, "cat"))
 
-    plate = (picture == (230, 159, 0)).all(axis=2)
+    plate = (picture == ORANGE).all(axis=2)
     assert plate.sum() > 1000
 
 

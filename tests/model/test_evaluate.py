@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import ExifTags, Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -329,6 +330,22 @@ def test_the_model_is_given_rgb(dataset: DataSet) -> None:
     assert given[0].shape == (*SIZE, 3)
     assert given[0].flags.c_contiguous
     assert given[0][0, 0].tolist() == [30, 20, 10]
+
+
+def test_an_orientation_tag_does_not_turn_the_image(dataset: DataSet) -> None:
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    picture = Image.new("RGB", (SIZE[1], SIZE[0]))
+    picture.save(dataset.images / "5.png", format="JPEG", exif=turned)
+    shapes: list[tuple[int, ...]] = []
+
+    def predict(images: Sequence[npt.NDArray[np.uint8]]) -> list[Instances]:
+        shapes.extend(image.shape for image in images)
+        return [to_instances([]) for _ in images]
+
+    evaluate_coco(predict, CLASS_NAMES, dataset.images, dataset.annotations, limit=1)
+
+    assert shapes == [(*SIZE, 3)]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture"], ids=["empty", "garbage"])

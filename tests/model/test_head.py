@@ -65,3 +65,13 @@ def test_deformable_convolutions_stand_where_the_variant_wants_them(
     for tower in (head.category_tower, head.kernel_tower):
         bends = [i for i, block in enumerate(tower) if isinstance(block.conv, DeformableConv)]
         assert bends == indices
+
+
+def test_fresh_deformable_convolutions_start_without_offsets() -> None:
+    head = small_head("all")
+
+    bends = [module for module in head.modules() if isinstance(module, DeformableConv)]
+
+    assert len(bends) == 4
+    assert not any(bend.offset.weight.any() for bend in bends)
+    assert all(bend.weight.std().item() == pytest.approx(0.01, rel=0.1) for bend in bends)

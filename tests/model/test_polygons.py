@@ -250,6 +250,17 @@ def test_of_too_many_parts_the_largest_are_kept() -> None:
     assert [area(ring) for ring in rings] == [20**2, 19**2, 18**2, 17**2, 16**2]
 
 
+def test_a_long_thin_part_counts_by_its_pixels() -> None:
+    mask = np.zeros((20, 40), np.bool_)
+    mask[2, :30] = True
+    mask[10:15, 5:10] = True
+    mask[10:16, 20:26] = True
+
+    rings = mask_to_rings(mask, tolerance_px=0, max_points=8)
+
+    assert [area(ring) for ring in rings] == [36, 30]
+
+
 polygons = st.lists(
     numpy_st.arrays(
         np.float64, st.tuples(st.integers(3, 6), st.just(2)), elements=st.floats(-4, 14)

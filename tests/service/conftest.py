@@ -104,7 +104,7 @@ class PipelineDispatcher:
         return await anyio.to_thread.run_sync(self.pipeline.score, image.data)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def pipeline_dispatcher() -> PipelineDispatcher:
     return PipelineDispatcher()
 
@@ -164,7 +164,7 @@ def _serve_in_thread(settings: Settings, dispatcher: Dispatcher) -> Iterator[str
             thread.join(10)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def serve_in_thread() -> Callable[[Settings, Dispatcher], AbstractContextManager[str]]:
     """A real server on a real socket; the value is its address."""
     return _serve_in_thread

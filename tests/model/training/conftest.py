@@ -1,4 +1,4 @@
-"""A data set of coloured squares and a network small enough to learn it in a test."""
+"""The original's targets and losses; coloured squares and a network small enough for them."""
 
 import json
 from dataclasses import replace
@@ -9,11 +9,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from model.checkpoint import Checkpoint, save_checkpoint
-from model.config import VARIANTS, PreprocessConfig, SOLOv2Config
+from model.config import VARIANTS, SOLOv2Config
 from model.solov2 import build_solov2
+from model.structures import SOLOv2Output
 from model.training.config import AugmentConfig, TrainConfig
+from model.training.targets import Targets, assign_targets
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "unit_train.npz"
+CASES = ["normal", "batch_of_two", "no_gt_in_range", "crowded", "empty_mask"]
 
 TINY = SOLOv2Config(
     variant="tiny",
@@ -44,7 +50,9 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
             side = int(rng.integers(12, 20))
             y, x = int(rng.integers(height - side)), int(rng.integers(width - side))
             picture[y : y + side, x : x + side] = colour
-            annotations.append(square_annotation(len(annotations) + 1, number, category, x, y, side))
+            annotations.append(
+                square_annotation(len(annotations) + 1, number, category, x, y, side)
+            )
         name = f"{number}.png"
         cv2.imwrite(str(folder / name), picture)
         images.append({"id": number, "file_name": name, "height": height, "width": width})
@@ -104,3 +112,48 @@ def config(squares: Path, tiny_weights: Path, tmp_path: Path) -> TrainConfig:
         log_every=1,
         validate_every_epochs=1,
     )
+
+
+class Case:
+    """One case of the original's targets, losses and gradients."""
+
+    def __init__(self, name: str) -> None:
+        with np.load(GOLDEN) as file:
+            self.meta: dict[str, Any] = json.loads(file["meta"].tobytes())
+            prefix = f"{name}/"
+            self.arrays = {
+                key.removeprefix(prefix): file[key] for key in file.files if key.startswith(prefix)
+            }
+        self.batch = len(self.arrays["mask_feats"])
+
+    def tensor(self, key: str) -> Tensor:
+        return torch.from_numpy(self.arrays[key].copy())
+
+    def bits(self, key: str) -> Tensor:
+        """A bool or 0-1 array that is stored eight values to the byte."""
+        shape = self.arrays[f"{key}_shape"]
+        bits = np.unpackbits(self.arrays[key], count=int(shape.prod())).reshape(shape)
+        return torch.from_numpy(bits.astype(bool))
+
+    def targets(self, image: int) -> Targets:
+        return assign_targets(
+            self.bits(f"gt{image}/masks"),
+            self.tensor(f"gt{image}/bboxes"),
+            self.tensor(f"gt{image}/labels"),
+            num_grids=tuple(self.meta["num_grids"]),
+            scale_ranges=tuple(map(tuple, self.meta["scale_ranges"])),
+            num_classes=self.meta["num_classes"],
+        )
+
+    def output(self) -> SOLOv2Output:
+        """The raw predictions, as leaves that collect gradients."""
+        return SOLOv2Output(
+            tuple(self.tensor(f"cls{i}").requires_grad_() for i in range(5)),
+            tuple(self.tensor(f"kernel{i}").requires_grad_() for i in range(5)),
+            self.tensor("mask_feats").requires_grad_(),
+        )
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return Case(request.param)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import CheckpointError, load_checkpoint
+from model.evaluate import AveragePrecision, CocoReport
 from model.training.augment import Batch
 from model.training.config import AugmentConfig, TrainConfig
 from model.training.losses import Losses
@@ -55,6 +56,27 @@ def test_a_run_leaves_weights_the_best_weights_a_state_and_a_log(config: TrainCo
     measured = [line["mask_ap"] for line in lines if "mask_ap" in line]
     assert len(measured) == 2
     assert result.best_mask_ap == max(measured)
+
+
+def test_the_best_weights_are_those_that_measured_best(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The measurement is faked: an untrained network scores zero every time."""
+    scores, weights = iter([0.2, 0.5, 0.3]), []
+
+    def measure(*args: Any) -> CocoReport:
+        weights.append((config.output / "last.safetensors").read_bytes())
+        precision = AveragePrecision(next(scores), 0, 0, 0, 0, 0, 0)
+        return CocoReport(mask=precision, box=precision, per_class={}, images=1, seconds=0)
+
+    monkeypatch.setattr("model.training.train.evaluate_coco", measure)
+
+    result = train(replace(config, epochs=3))
+
+    assert result.best_mask_ap == 0.5
+    assert result.best is not None
+    assert result.best.read_bytes() == weights[1]
+    assert result.last.read_bytes() == weights[2]
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])

@@ -49,6 +49,12 @@ send_frame(sys.stdout.buffer, Frame(Kind.FATAL, b"w.safetensors: damaged"))
 """
 
 
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """The loop the service runs on, too: it treats pipes of its own way."""
+    return "asyncio", {"use_uvloop": request.param}
+
+
 def worker_running(script: str, settings: Settings | None = None) -> WorkerProcess:
     return WorkerProcess(settings or Settings(), [sys.executable, "-c", script])
 
@@ -109,6 +115,19 @@ async def test_wait_tells_when_the_process_ends() -> None:
         await worker.score(image(b"die"))
 
     assert await worker.wait() == 3
+
+
+async def test_a_process_that_has_ended_is_lost_for_the_next_image_too() -> None:
+    worker = worker_running(SPEAKS_THE_PROTOCOL)
+    await worker.start()
+    with pytest.raises(WorkerLostError):
+        await worker.score(image(b"die"))
+    await worker.wait()
+
+    with pytest.raises(WorkerLostError):
+        await worker.score(image(b"abc"))
+
+    await worker.stop()
 
 
 async def test_a_worker_that_cannot_ever_start_says_why() -> None:

@@ -1,0 +1,250 @@
+"""The real process around a real, tiny network: what an operator sees."""
+
+import base64
+import contextlib
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+
+from model.checkpoint import Checkpoint, save_checkpoint
+from model.config import VARIANTS, PreprocessConfig
+from model.solov2 import build_solov2
+
+SERVE = """
+import sys
+from service.settings import Settings
+from service.web.server import serve
+sys.exit(serve(Settings.load()))
+"""
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small untrained network that takes all of any picture for a person and a cat."""
+    config = replace(
+        VARIANTS["mobile"],
+        fpn_channels=16,
+        head_channels=16,
+        head_depth=1,
+        mask_hidden_channels=16,
+        mask_channels=8,
+        norm_groups=4,
+        preprocess=PreprocessConfig(long_side=128, short_side=96),
+    )
+    torch.manual_seed(0)
+    network = build_solov2(config)
+    for bias, value in ((network.head.category.bias, 2.0), (network.head.kernel.bias, 5.0)):
+        assert bias is not None
+        torch.nn.init.constant_(bias, value)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_checkpoint(path, Checkpoint(config, network.state_dict()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def astronaut() -> str:
+    """NASA's portrait of Eileen Collins, as line-wrapped base64."""
+    buffer = io.BytesIO()
+    Image.fromarray(skimage.data.astronaut()).save(buffer, "JPEG")
+    return base64.encodebytes(buffer.getvalue()).decode()
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+    errors: Path
+
+    def ask(self, path: str) -> int:
+        """The status of a GET; 0 while nobody listens."""
+        try:
+            return httpx.get(self.url + path, timeout=5).status_code
+        except httpx.TransportError:
+            return 0
+
+    def score(self, *images: str) -> httpx.Response:
+        request = {"input_data": {"columns": ["image"], "data": [[image] for image in images]}}
+        return httpx.post(f"{self.url}/score", json=request, timeout=30)
+
+    def workers(self) -> list[int]:
+        id_ = self.process.pid
+        children = Path(f"/proc/{id_}/task/{id_}/children").read_text().split()
+        return [int(child) for child in children]
+
+
+@contextmanager
+def serving(folder: Path, weights: Path, **variables: str) -> Iterator[Server]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    log, errors = folder / "log.txt", folder / "errors.txt"
+    environment = {
+        "SOLOV2_HOST": "127.0.0.1",
+        "SOLOV2_PORT": str(port),
+        "SOLOV2_WEIGHTS": str(weights),
+        "OMP_NUM_THREADS": "1",
+    }
+    with log.open("wb") as stdout, errors.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVE],
+            env=os.environ | environment | variables,
+            stdout=stdout,
+            stderr=stderr,
+        )
+    try:
+        yield Server(process, f"http://127.0.0.1:{port}", log, errors)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def runs(process_id: int) -> bool:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{process_id}/stat").read_text().split(") ")[1][0] != "Z"
+    return False
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("server"), weights) as server:
+        until(lambda: server.ask("/") == 200)
+        yield server
+
+
+def assert_azures_schema(boxes: list[dict[str, Any]]) -> None:
+    assert boxes
+    assert [one["score"] for one in boxes] == sorted((b["score"] for b in boxes), reverse=True)
+    for one in boxes:
+        assert list(one) == ["box", "label", "score", "polygon"]
+        assert list(one["box"]) == ["topX", "topY", "bottomX", "bottomY"]
+        assert one["label"] in ("person", "cat")
+        x = [value for ring in one["polygon"] for value in ring[::2]]
+        y = [value for ring in one["polygon"] for value in ring[1::2]]
+        assert all(len(ring) >= 6 and len(ring) % 2 == 0 for ring in one["polygon"])
+        assert 0 <= min(x + y) <= max(x + y) <= 1
+        assert [*one["box"].values()] == [min(x), min(y), max(x), max(y)]
+
+
+def test_a_photo_gets_boxes_scores_and_polygons(server: Server, astronaut: str) -> None:
+    response = server.score(astronaut)
+
+    assert response.status_code == 200
+    (result,) = response.json()
+    assert list(result) == ["boxes"]
+    assert_azures_schema(result["boxes"])
+
+
+def test_several_photos_get_the_answers_each_gets_alone(server: Server, astronaut: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (300, 40)).save(buffer, "PNG")
+    strip = base64.b64encode(buffer.getvalue()).decode()
+
+    together = server.score(astronaut, strip, astronaut).json()
+
+    alone = [server.score(one).json()[0] for one in (astronaut, strip, astronaut)]
+    assert together == alone
+
+
+def test_what_the_worker_cannot_decode_names_its_row(server: Server, astronaut: str) -> None:
+    response = server.score(astronaut, astronaut[: len(astronaut) // 2 // 77 * 77])
+
+    assert response.status_code == 400
+    assert response.json() == {"message": "row 1: the image is truncated or damaged"}
+
+
+def test_a_killed_worker_is_replaced_and_nobody_is_refused_meanwhile(
+    server: Server, astronaut: str
+) -> None:
+    expected = server.score(astronaut).json()
+    (worker,) = server.workers()
+
+    os.kill(worker, signal.SIGKILL)
+    health = server.ask("/")
+    response = server.score(astronaut)
+
+    assert health == 200
+    assert response.status_code == 200
+    assert response.json() == expected
+    assert server.workers() != [worker]
+
+
+def test_it_lives_before_it_is_ready_and_sigterm_ends_it_with_nothing_left(
+    tmp_path: Path, weights: Path, astronaut: str
+) -> None:
+    with serving(tmp_path, weights) as server:
+        until(lambda: server.ask("/livez") == 200)
+        early = server.ask("/"), server.ask("/readyz"), server.score(astronaut).status_code
+        until(lambda: server.ask("/readyz") == 200)
+        ready = server.ask("/")
+        workers = server.workers()
+
+        server.process.terminate()
+
+        assert server.process.wait(30) == 0
+        assert early == (503, 503, 503)
+        assert ready == 200
+        assert len(workers) == 1
+        assert not any(runs(worker) for worker in workers)
+        assert server.errors.read_bytes() == b""
+        lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+        assert "worker_ready" in [line["event"] for line in lines]
+
+
+def test_sigterm_while_the_model_loads_ends_it_at_once(tmp_path: Path, weights: Path) -> None:
+    with serving(tmp_path, weights) as server:
+        until(lambda: server.ask("/livez") == 200)
+        workers = server.workers()
+
+        server.process.terminate()
+
+        assert server.process.wait(5) == 0
+        assert not any(runs(worker) for worker in workers)
+
+
+def last_words(server: Server) -> str:
+    """What a process that gives up writes on standard error: exactly one line."""
+    assert server.process.wait(60) == 1
+    (line,) = server.errors.read_text().splitlines()
+    return line
+
+
+def test_missing_weights_end_the_process_with_one_line(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.safetensors"
+
+    with serving(tmp_path, missing) as server:
+        assert last_words(server) == f"solov2: {missing}: no such weights file"
+
+
+def test_corrupt_weights_end_the_process_with_one_line_and_no_second_try(tmp_path: Path) -> None:
+    corrupt = tmp_path / "corrupt.safetensors"
+    corrupt.write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00 garbage")
+
+    with serving(tmp_path, corrupt) as server:
+        line = last_words(server)
+
+    assert line.startswith(f"solov2: {corrupt}: ")
+    assert "Traceback" not in server.log.read_text()
+    assert "worker_failed_to_start" not in server.log.read_text()
