@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from model.structures import BoolMask, Instances
+from model.structures import BoolMask, Instances, RGBImage
 
-RgbImage = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 Plate = tuple[int, int, int, int]  # half-open xyxy
 
@@ -28,12 +27,12 @@ _MASK_OPACITY = 0.45
 
 
 def draw_instances(
-    image: RgbImage,
+    image: RGBImage,
     instances: Instances,
     class_names: Sequence[str],
     *,
     min_score: float = 0.0,
-) -> RgbImage:
+) -> RGBImage:
     """Tint, outline, box and name each instance on a copy of the image.
 
     An instance keeps its colour whatever ``min_score`` is. Small instances are drawn over
@@ -76,7 +75,7 @@ class _Label:
     colour: Colour
 
 
-def _diagonal(image: RgbImage) -> float:
+def _diagonal(image: RGBImage) -> float:
     return float(np.hypot(*image.shape[:2]))
 
 
@@ -85,7 +84,7 @@ def _colour(n: int) -> Colour:
 
 
 def _draw_shape(
-    canvas: RgbImage,
+    canvas: RGBImage,
     box: npt.NDArray[np.int64],
     mask: BoolMask,
     colour: Colour,
@@ -101,7 +100,7 @@ def _draw_shape(
     cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), colour, thickness)
 
 
-def _draw_labels(canvas: RgbImage, labels: Sequence[_Label]) -> RgbImage:
+def _draw_labels(canvas: RGBImage, labels: Sequence[_Label]) -> RGBImage:
     """Write each text on a plate of its colour; the first label gets the best place."""
     height, width = canvas.shape[:2]
     picture = Image.fromarray(canvas)

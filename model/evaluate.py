@@ -17,10 +17,9 @@ import numpy.typing as npt
 from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as rle
 
-from model.structures import Instances
+from model.structures import Instances, RGBImage
 
-RgbImage = npt.NDArray[np.uint8]
-Predict = Callable[[Sequence[RgbImage]], list[Instances]]
+Predict = Callable[[Sequence[RGBImage]], list[Instances]]
 Progress = Callable[[int, int], None]
 
 # Axes of COCO's tables: T IoU thresholds 0.50, 0.55 ... 0.95; R recalls; K categories;
@@ -171,7 +170,7 @@ def _predictions(
             progress(first + len(batch), len(images))
 
 
-def _read_image(path: Path, annotated: Mapping[str, Any]) -> RgbImage:
+def _read_image(path: Path, annotated: Mapping[str, Any]) -> RGBImage:
     """(H, W, 3) uint8 RGB on the stored pixel grid, which COCO's annotations refer to."""
     encoded = np.frombuffer(path.read_bytes(), dtype=np.uint8)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION

@@ -12,9 +12,9 @@ import torch
 from model.checkpoint import Checkpoint, CheckpointError, find_weights, load_checkpoint
 from model.config import InferenceConfig, SOLOv2Config
 from model.postprocess import postprocess
-from model.preprocess import RGBImage, place, preprocess
+from model.preprocess import place, preprocess
 from model.solov2 import SOLOv2, build_solov2
-from model.structures import Instances
+from model.structures import Instances, RGBImage
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 

@@ -9,15 +9,12 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import PreprocessConfig
-from model.structures import Geometry, ImageBatch
-
-RGBImage = npt.NDArray[np.uint8]  # (H, W, 3)
+from model.structures import Geometry, ImageBatch, RGBImage
 
 STRIDE = 32  # of the coarsest backbone map; canvas sides are multiples of it
 

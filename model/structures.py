@@ -14,6 +14,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 BoolMask = npt.NDArray[np.bool_]
+RGBImage = npt.NDArray[np.uint8]  # (H, W, 3)
 
 
 @dataclass(frozen=True, slots=True)

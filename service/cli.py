@@ -155,15 +155,23 @@ def _progress() -> Progress:
 
 def _report_table(report: "CocoReport") -> Table:
     table = Table(title=f"{report.images} images, {report.seconds:.0f} s", title_justify="left")
-    table.add_column("")
-    columns = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar100")
-    for column in columns:
-        table.add_column(column, justify="right")
+    table.add_column("", no_wrap=True)
+    columns = {
+        "AP": "ap",
+        "AP50": "ap50",
+        "AP75": "ap75",
+        "small": "ap_small",
+        "medium": "ap_medium",
+        "large": "ap_large",
+        "AR": "ar100",
+    }
+    for heading in columns:
+        table.add_column(heading, justify="right")
     rows: list[tuple[str, CocoReport | ClassReport]] = [("all", report)]
     rows += report.per_class.items()
     for name, row in rows:
         for kind, figures in (("mask", row.mask), ("box", row.box)):
-            values = (getattr(figures, column) for column in columns)
+            values = (getattr(figures, column) for column in columns.values())
             table.add_row(f"{name} {kind}", *(f"{v:.3f}" if v >= 0 else "-" for v in values))
     return table
 

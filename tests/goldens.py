@@ -88,9 +88,7 @@ def official_keys(variant: str) -> dict[str, tuple[int, ...]]:
 def seeded_network(golden: Golden) -> SOLOv2:
     """The network of a golden, with the very weights the original had."""
     variant = golden.meta["variant"]
-    state = seeded_state_dict(
-        official_keys(variant), golden.meta["seed"], golden.meta["profile"]
-    )
+    state = seeded_state_dict(official_keys(variant), golden.meta["seed"], golden.meta["profile"])
     assert digest(state) == golden.meta["weights_sha256"]
     with torch.device("meta"):
         model = build_solov2(VARIANTS[variant])

@@ -126,7 +126,7 @@ def test_a_folder_with_two_candidates_lists_them(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_weights_says_so(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no .safetensors or .pth file"):
+    with pytest.raises(CheckpointError, match=r"no \.safetensors or \.pth file"):
         find_weights(tmp_path)
 
 

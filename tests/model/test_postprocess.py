@@ -102,7 +102,9 @@ def test_results_equal_the_originals(name: str) -> None:
 )
 def test_cropped_upsampling_equals_whole_frames(geometry: Geometry) -> None:
     output = random_output(seed=3)
-    everything = InferenceConfig(score_threshold=0.0, max_instances=1000, candidates_before_nms=1000)
+    everything = InferenceConfig(
+        score_threshold=0.0, max_instances=1000, candidates_before_nms=1000
+    )
 
     result = postprocess(output, [geometry], everything)[0]
 

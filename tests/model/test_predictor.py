@@ -5,39 +5,18 @@ import numpy as np
 import pytest
 import torch
 from goldens import GOLDEN, OFFICIAL, final_masks, load, picture, seeded_network
+from tiny import TINY, save_tiny
 
 from model.checkpoint import Checkpoint, CheckpointError, save_checkpoint
-from model.config import VARIANTS, InferenceConfig, PreprocessConfig, SOLOv2Config
+from model.config import VARIANTS, InferenceConfig, PreprocessConfig
 from model.predictor import Predictor
-from model.solov2 import build_solov2
 from model.structures import Instances
-
-TINY = replace(
-    VARIANTS["mobile"],
-    fpn_channels=16,
-    head_channels=16,
-    mask_hidden_channels=16,
-    mask_channels=16,
-    norm_groups=4,
-    preprocess=PreprocessConfig(long_side=128, short_side=96),
-)
-
-
-def save_network(path: Path, config: SOLOv2Config = TINY) -> Path:
-    torch.manual_seed(0)
-    network = build_solov2(config)
-    with torch.no_grad():  # lift the logits, so that a network of chance finds something
-        network.head.category.weight *= 30
-        network.head.category.bias += 4
-        network.head.kernel.weight *= 30
-    save_checkpoint(path, Checkpoint(config, network.state_dict()), dtype=torch.float32)
-    return path
 
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     return Predictor.load(
-        save_network(tmp_path_factory.mktemp("weights") / "tiny.safetensors"), device="cpu"
+        save_tiny(tmp_path_factory.mktemp("weights") / "tiny.safetensors"), device="cpu"
     )
 
 
@@ -50,9 +29,7 @@ def assert_same(one: Instances, other: Instances) -> None:
 @pytest.mark.parametrize("variant", OFFICIAL)
 def test_official_networks_find_what_the_original_finds(variant: str) -> None:
     golden = load(GOLDEN / f"micro_{variant}.npz")
-    config = replace(
-        VARIANTS[variant], preprocess=PreprocessConfig(long_side=128, short_side=96)
-    )
+    config = replace(VARIANTS[variant], preprocess=PreprocessConfig(long_side=128, short_side=96))
     predictor = Predictor(
         seeded_network(golden),
         config,
@@ -93,7 +70,7 @@ def test_no_pictures_give_no_results(predictor: Predictor) -> None:
 
 
 def test_half_precision_finds_nearly_the_same(tmp_path: Path) -> None:
-    path = save_network(tmp_path / "tiny.safetensors")
+    path = save_tiny(tmp_path / "tiny.safetensors")
 
     full, half = (
         Predictor.load(path, device="cpu", precision=p).predict([picture()])[0]
@@ -134,6 +111,6 @@ def test_weights_that_do_not_fit_their_config_are_refused_in_one_line(tmp_path: 
 
 
 def test_a_folder_with_one_weights_file_is_enough(tmp_path: Path) -> None:
-    save_network(tmp_path / "deep.safetensors")
+    save_tiny(tmp_path / "deep.safetensors")
 
     assert Predictor.load(tmp_path).class_names == ("person", "cat")

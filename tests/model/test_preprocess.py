@@ -45,9 +45,7 @@ def test_what_is_no_rgb_picture_is_refused(array: np.ndarray) -> None:
 
 
 def test_pixels_are_resized_as_bytes_then_normalised_then_padded_with_zero() -> None:
-    config = PreprocessConfig(
-        mean=(10, 20, 30), std=(1, 2, 4), long_side=50, short_side=40
-    )
+    config = PreprocessConfig(mean=(10, 20, 30), std=(1, 2, 4), long_side=50, short_side=40)
     image = np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8)
 
     batch = preprocess([image], config)

@@ -59,9 +59,7 @@ def test_every_value_of_the_larger_goldens_is_reproduced(name: str) -> None:
     with torch.inference_mode():
         output = network(golden.tensor("input"))
 
-    torch.testing.assert_close(
-        output.mask_feature, golden.tensor("mask_feats"), rtol=0, atol=1e-4
-    )
+    torch.testing.assert_close(output.mask_feature, golden.tensor("mask_feats"), rtol=0, atol=1e-4)
     for index in range(5):
         torch.testing.assert_close(
             output.categories[index], golden.tensor(f"cls{index}"), rtol=0, atol=1e-4

@@ -1,0 +1,153 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+from skimage.data import astronaut
+from tiny import save_tiny
+from typer.testing import CliRunner
+
+from service.cli import app
+
+PICTURE = astronaut()[::4, ::4]  # 128x128
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "astronaut.png"
+    cv2.imwrite(str(path), PICTURE[:, :, ::-1])
+    return path
+
+
+@pytest.fixture
+def annotations(tmp_path: Path, photo: Path) -> Path:
+    """One person, a rectangle, in the photo."""
+    path = tmp_path / "instances.json"
+    corners = [40.0, 10.0, 90.0, 10.0, 90.0, 120.0, 40.0, 120.0]
+    person = {
+        "id": 1,
+        "image_id": 1,
+        "category_id": 1,
+        "segmentation": [corners],
+        "bbox": [40, 10, 50, 110],
+        "area": 5500,
+        "iscrowd": 0,
+    }
+    data = {
+        "images": [{"id": 1, "file_name": photo.name, "height": 128, "width": 128}],
+        "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "cat"}],
+        "annotations": [person],
+    }
+    path.write_text(json.dumps(data))
+    return path
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+def test_predict_writes_json_and_picture_and_names_what_it_saw(
+    weights: Path, photo: Path, tmp_path: Path
+) -> None:
+    code, output = run(
+        "predict", photo, "--out", tmp_path / "out", "--weights", weights, "--min-score", 0.05
+    )
+
+    assert code == 0
+    answer = json.loads((tmp_path / "out" / "astronaut.json").read_text())
+    assert answer["boxes"]
+    assert f"{answer['boxes'][0]['label']} {answer['boxes'][0]['score']:.2f}" in output
+    assert cv2.imread(str(tmp_path / "out" / "astronaut.overlay.jpg")).shape == (128, 128, 3)
+
+
+def test_predict_fails_when_a_photo_cannot_be_scored(weights: Path, tmp_path: Path) -> None:
+    text = tmp_path / "notes.jpg"
+    text.write_text("not a picture")
+
+    code, output = run("predict", text, "--out", tmp_path / "out", "--weights", weights)
+
+    assert code == 1
+    assert "truncated or damaged" in output
+
+
+def test_predict_with_a_server_that_is_not_there_is_one_line(photo: Path, tmp_path: Path) -> None:
+    code, output = run("predict", photo, "--out", tmp_path, "--url", "http://127.0.0.1:9")
+
+    assert code == 1
+    assert output.startswith("solov2: http://127.0.0.1:9/score cannot be reached")
+    assert output.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "serve"])
+def test_missing_weights_end_every_command_with_one_line(
+    command: str, photo: Path, annotations: Path, tmp_path: Path
+) -> None:
+    arguments = {
+        "predict": (photo, "--out", tmp_path),
+        "evaluate": ("--images", tmp_path, "--annotations", annotations),
+        "serve": ("--port", 0),
+    }[command]
+
+    code, output = run(command, *arguments, "--weights", tmp_path / "none.safetensors")
+
+    assert code == 1
+    assert "none.safetensors: no such weights file" in output
+    assert output.count("\n") == 1
+
+
+def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOLOV2_PORT", "99999")
+
+    code, output = run("serve")
+
+    assert code == 1
+    assert output.startswith("solov2: SOLOV2_PORT: ")
+
+
+def test_evaluate_prints_a_table_and_writes_the_figures(
+    weights: Path, annotations: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "figures.json"
+
+    code, output = run(
+        *("evaluate", "--images", tmp_path, "--annotations", annotations),
+        *("--weights", weights, "--out", out),
+    )
+
+    assert code == 0
+    assert "person mask" in output
+    figures = json.loads(out.read_text())
+    assert figures["images"] == 1
+    assert set(figures["per_class"]) == {"person", "cat"}
+
+
+def test_train_then_evaluate_its_weights(annotations: Path, tmp_path: Path) -> None:
+    data = ("--images", tmp_path, "--annotations", annotations)
+    steps = ("--epochs", 2, "--batch-size", 1, "--short-side", 64, "--long-side", 96)
+
+    code, output = run(
+        "train", *data, "--out", tmp_path / "run", *steps, "--workers", 0, "--device", "cpu"
+    )
+
+    assert code == 0, output
+    last = tmp_path / "run" / "last.safetensors"
+    assert f"2 iterations, last weights in {last}" in output.replace("\n", "")
+    assert run("evaluate", *data, "--weights", last)[0] == 0
+
+
+def test_the_serving_commands_start_without_torch() -> None:
+    code = "import sys, service.cli, service.web.server; print('torch' in sys.modules)"
+
+    output = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
+
+    assert output == "False\n"
