@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test check format clean
+.PHONY: serve test check format bench-model clean
 
 serve: .venv/runtime  ## the service on port 5001, with the model in weights/
 	$(BIN)/solov2 serve
@@ -18,6 +18,9 @@ check: .venv/development  ## style, types, who may import whom
 format: .venv/development
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-model: .venv/runtime  ## milliseconds by stage of the shipped model
+	$(BIN)/solov2 benchmark tests/photos/astronaut.jpg
 
 clean:
 	rm -rf .venv

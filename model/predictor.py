@@ -1,6 +1,5 @@
 """List of pictures -> list of instances, on one device."""
 
-import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,10 +10,11 @@ import torch
 
 from model.checkpoint import Checkpoint, CheckpointError, find_weights, load_checkpoint
 from model.config import InferenceConfig, SOLOv2Config
+from model.convert_mmdet import read_mmdet_checkpoint
 from model.postprocess import postprocess
 from model.preprocess import place, preprocess
 from model.solov2 import SOLOv2, build_solov2
-from model.structures import Instances, RGBImage
+from model.structures import ImageBatch, Instances, RGBImage, SOLOv2Output
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -55,7 +55,8 @@ class Predictor:
         """Load a weights file, or the one weights file inside a folder.
 
         Args:
-            path: A ``.safetensors`` file of ours or a folder that holds one.
+            path: A ``.safetensors`` file of ours, a ``.pth`` or ``.pt`` that MMDetection
+                published, or a folder that holds one.
             device: ``cpu``, ``cuda``, ``cuda:1`` ...; ``auto`` takes CUDA where there is one.
             precision: Of the network; ``auto`` is fp32 on a CPU and bf16 on CUDA.
             inference: Thresholds; MMDetection's unless given.
@@ -64,7 +65,8 @@ class Predictor:
             CheckpointError: The file is missing, damaged or does not fit its own architecture.
         """
         file = find_weights(Path(path))
-        checkpoint = load_checkpoint(file)
+        published = file.suffix in (".pth", ".pt")
+        checkpoint = read_mmdet_checkpoint(file) if published else load_checkpoint(file)
         chosen = torch.device(_auto_device() if device == "auto" else device)
         if precision == "auto":
             precision = "bf16" if chosen.type == "cuda" else "fp32"
@@ -110,14 +112,16 @@ class Predictor:
 
     def _predict_batch(self, images: Sequence[RGBImage]) -> list[Instances]:
         batch = preprocess(images, self.config.preprocess)
-        with self._autocast():
-            output = self._model(batch.pixels.to(self.device, memory_format=self._layout))
-        return postprocess(output, batch.geometries, self.inference)
+        return postprocess(self.forward(batch), batch.geometries, self.inference)
 
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+    @torch.inference_mode()
+    def forward(self, batch: ImageBatch) -> SOLOv2Output:
+        """The raw predictions for a batch, on this predictor's device and in its precision."""
+        pixels = batch.pixels.to(self.device, memory_format=self._layout)
         if self.dtype == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype)
+            return self._model(pixels)
+        with torch.autocast(self.device.type, dtype=self.dtype):
+            return self._model(pixels)
 
 
 def _memory_format(backbone: str) -> torch.memory_format:

@@ -140,6 +140,36 @@ def evaluate(
         out.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
 
 
+@app.command()
+def benchmark(
+    photo: Annotated[Path, typer.Argument(help="Photo to take from pixels to polygons.")],
+    weights: WeightsOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    repeats: Annotated[int, typer.Option(help="Runs to take the median of.", min=1)] = 20,
+) -> None:
+    """Milliseconds of each stage for one photo, and their sum."""
+    from model.benchmark import benchmark_picture
+    from model.checkpoint import CheckpointError
+    from model.predictor import Predictor
+    from service.errors import BadImageError
+    from service.worker.decode import decode_image
+
+    settings = _settings(weights=weights, devices=device, precision=precision)
+    try:
+        predictor = Predictor.load(settings.weights_path, settings.devices, settings.precision)
+        image = decode_image(photo.read_bytes(), apply_exif=settings.apply_exif)
+    except (CheckpointError, BadImageError, OSError) as error:
+        _fail(error)
+    times = benchmark_picture(
+        predictor, image, repeats=repeats, tolerance_px=settings.polygon_tolerance_px
+    )
+    for stage, milliseconds in (*times.stages.items(), ("total", times.total)):
+        console.print(f"{stage:12}{milliseconds:8.1f} ms")
+    size = f"{image.shape[1]}x{image.shape[0]}"
+    console.print(f"{size} pixels, {times.instances} instances, median of {repeats} runs")
+
+
 def _progress() -> Progress:
     """A bar on the terminal; nothing where there is none."""
     return Progress(

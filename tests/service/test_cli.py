@@ -5,7 +5,7 @@ from pathlib import Path
 
 import cv2
 import pytest
-from skimage.data import astronaut
+from pictures import astronaut
 from tiny import save_tiny
 from typer.testing import CliRunner
 
@@ -127,6 +127,14 @@ def test_evaluate_prints_a_table_and_writes_the_figures(
     figures = json.loads(out.read_text())
     assert figures["images"] == 1
     assert set(figures["per_class"]) == {"person", "cat"}
+
+
+def test_benchmark_names_every_stage(weights: Path, photo: Path) -> None:
+    code, output = run("benchmark", photo, "--weights", weights, "--repeats", 1)
+
+    assert code == 0
+    stages = [line.split()[0] for line in output.splitlines()]
+    assert stages == ["preprocess", "network", "postprocess", "polygons", "total", "128x128"]
 
 
 def test_train_then_evaluate_its_weights(annotations: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from skimage.data import astronaut
+from pictures import astronaut
 
 from service.errors import BadImageError
 from service.predict import draw_answer, instances_of, predict_photos
