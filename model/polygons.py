@@ -3,22 +3,35 @@
 Coordinates are continuous: pixel i spans [i, i + 1], so rings run along the edges of
 pixels and a lone pixel is a square of side 1. A pixel belongs to a ring that contains
 its centre, which is how COCO's tools rasterise: they give the mask back.
+
+A ring takes in its holes: it leaves for a hole along a straight line, a bridge, walks round
+it the other way and returns along the same line. There and back cancel, whatever they cross,
+under the even-odd and under the non-zero rule. So a mask is the plain union of its rings, and
+nobody has to tell which of them are holes.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from cv2.typing import MatLike
 
 from model.structures import BoolMask
 
 Ring = npt.NDArray[np.float64]  # (P, 2) corners x, y; the last joins the first
 _IntArray = npt.NDArray[np.int64]
+_Part = list[_IntArray]  # an outer ring, then its holes, which turn the other way
 
-# What simplification must keep, measured between polygons. Rasterising adds an error of its
-# own, up to 0.025 on small objects; the two together stay above 0.95.
+# What simplification and filled holes must leave, measured between polygons. Rasterising adds
+# an error of its own, up to 0.025 on small objects; all together stay above 0.95.
 _MIN_IOU = 0.97
+# What filled holes may take of that, as a share of the mask. The more they take, the less is
+# left to simplification and the more points it needs.
+_MAX_FILLED = 0.01
+# A rectangle and its bridge. Holes that could not be sent all together are not looked at.
+_POINTS_PER_HOLE = 6
 # Below this a staircase of single pixels stays as it is, so halving on would change nothing.
 _FINEST_TOLERANCE_PX = 0.3
 # Small steps: near the tolerance where thin parts collapse, a tenth too much costs them.
@@ -36,32 +49,33 @@ _CORNER_LEFT_FROM = np.array([(0, 3, 3), (0, 0, 2), (1, 1, 2)])
 def mask_to_rings(mask: BoolMask, *, tolerance_px: float, max_points: int = 400) -> list[Ring]:
     """Outline a mask.
 
-    Holes are filled: only outer borders are traced, and what lies inside a hole needs no ring
-    of its own. Pixels that touch at a corner belong together. Parts too small to keep three
+    Holes are cut out over bridges, which a ring walks there and back; the smallest, as many as
+    hold 1 % of the mask together, are filled. What lies inside a filled hole needs no ring.
+    Pixels that touch at a corner belong together. Parts and holes too small to keep three
     corners are dropped.
 
     Args:
         mask: (h, w), any crop.
         tolerance_px: How far a simplified ring may pass from the pixel edges; 0 keeps every
-            corner. Lowered for an instance that would lose over 3 % of its area, as thin
-            ones do, and raised for one that would need too many points.
-        max_points: Most points of all rings together, at least 3.
+            corner. Lowered for an instance that would lose over 3 % of its area, filled holes
+            included, as thin ones do, and raised for one that would need too many points.
+        max_points: Most points of all rings together, bridges included, at least 3.
 
     Returns:
-        Rings of (P, 2) x, y relative to the crop, P >= 3, the largest area first.
+        Rings of (P, 2) x, y relative to the crop, P >= 3, the largest area without holes first.
     """
     if not mask.any():
         return []
-    # No more rings than could be sent, so that a mask of specks costs no more than others.
-    exact = _outer_rings(mask, most=max_points // 3)
+    exact, filled = _trace(mask, max_points)
     tolerance = tolerance_px
-    rings = _simplify(exact, tolerance)
-    while tolerance > 0 and _iou(rings, exact) < _MIN_IOU:
+    parts = _simplify(exact, tolerance)
+    while tolerance > 0 and _iou(parts, exact) < _MIN_IOU + filled:
         tolerance = tolerance / 2 if tolerance > _FINEST_TOLERANCE_PX else 0
-        rings = _simplify(exact, tolerance)
-    while sum(map(len, rings)) > max_points:
+        parts = _simplify(exact, tolerance)
+    while _count_points(parts) > max_points:
         tolerance = max(_GROWTH * tolerance, _FINEST_TOLERANCE_PX)
-        rings = _simplify(exact, tolerance)
+        parts = _simplify(exact, tolerance)
+    rings = sorted(map(_cut_holes, parts), key=_area, reverse=True)
     return [ring.astype(np.float64) for ring in rings]
 
 
@@ -69,7 +83,7 @@ def rings_to_mask(rings: Sequence[Ring], height: int, width: int) -> BoolMask:
     """(height, width): the pixels whose centre lies inside any of the rings."""
     mask = np.zeros((height, width), dtype=np.bool_)
     for ring in rings:
-        rows, x, _ = _crossings([ring])
+        _, rows, x, _ = _crossings([ring])
         columns = np.ceil(x - 0.5).astype(np.int64).clip(0)  # the first right of the crossing
         inside = (rows >= 0) & (rows < height) & (columns < width)
         flips = np.zeros((height, width), dtype=np.uint8)
@@ -78,20 +92,60 @@ def rings_to_mask(rings: Sequence[Ring], height: int, width: int) -> BoolMask:
     return mask
 
 
-def _outer_rings(mask: BoolMask, *, most: int) -> list[_IntArray]:
-    """Every corner of the outer borders, the largest area first."""
-    contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    # Pick's theorem: the pixels on and within the chain that joins their centres.
-    largest = sorted(contours, key=lambda c: -(cv2.contourArea(c) + len(c) / 2 + 1))
-    return [_edge_ring(contour[:, 0].astype(np.int64)) for contour in largest[:most]]
+def _trace(mask: BoolMask, max_points: int) -> tuple[list[_Part], float]:
+    """Every corner of the parts, and at most what share of them is holes that were filled."""
+    borders, parents = _borders(mask, cv2.RETR_EXTERNAL)
+    filled = 1 - np.count_nonzero(mask) / sum(map(_enclosed_pixels, borders))
+    if filled > _MAX_FILLED:
+        solid = _fill_small_holes(mask, most=max_points // _POINTS_PER_HOLE)
+        borders, parents = _borders(solid, cv2.RETR_CCOMP)
+    # No more parts than could be sent, so that a mask of specks costs no more than others.
+    return _parts(borders, parents, most=max_points // 3), min(filled, _MAX_FILLED)
 
 
-def _edge_ring(pixels: _IntArray) -> _IntArray:
+def _borders(mask: BoolMask, mode: int) -> tuple[Sequence[MatLike], list[int]]:
+    """Chains of border pixels, and for each the index of the one it is a hole of, or -1."""
+    chains, hierarchy = cv2.findContours(mask.view(np.uint8), mode, cv2.CHAIN_APPROX_NONE)
+    return chains, hierarchy[0, :, 3].tolist()
+
+
+def _enclosed_pixels(border: MatLike) -> float:
+    """Pick's theorem: the pixels on and within the chain that joins their centres."""
+    return cv2.contourArea(border) + len(border) / 2 + 1
+
+
+def _fill_small_holes(mask: BoolMask, *, most: int) -> BoolMask:
+    """Fill holes, the smallest first, until ``most`` are left that are large enough to matter."""
+    outside = np.pad(~mask, 1, constant_values=True).view(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(outside, connectivity=4)
+    sizes = stats[2:, cv2.CC_STAT_AREA]  # 0 is the mask; 1 all round it, the first that is met
+    smallest_first = np.argsort(sizes)
+    fill = np.cumsum(sizes[smallest_first]) <= _MAX_FILLED * np.count_nonzero(mask)
+    fill[: max(len(fill) - most, 0)] = True
+    solid = np.zeros(len(stats), dtype=np.bool_)
+    solid[0] = True
+    solid[2 + smallest_first[fill]] = True
+    return solid[labels[1:-1, 1:-1]]
+
+
+def _parts(borders: Sequence[MatLike], parents: list[int], *, most: int) -> list[_Part]:
+    """The ``most`` largest outer borders as rings, each with those of its holes."""
+    outer = [n for n, parent in enumerate(parents) if parent < 0]
+    largest = sorted(outer, key=lambda n: -_enclosed_pixels(borders[n]))[:most]
+    parts = {n: [_edge_ring(borders[n])] for n in largest}
+    for n, parent in enumerate(parents):
+        if parent in parts:
+            parts[parent].append(_edge_ring(borders[n]))
+    return list(parts.values())
+
+
+def _edge_ring(border: MatLike) -> _IntArray:
     """Turn a chain of border pixels into the corners of the edges that it passes.
 
     OpenCV joins pixel centres. Each of them is passed on its outer side, from the corner
     where the step to it arrives to the corner where the next step leaves.
     """
+    pixels = border[:, 0].astype(np.int64)
     steps = np.roll(pixels, -1, axis=0) - pixels + 1  # 0, 1 or 2 in x and y
     leaves = _CORNER_LEFT_FROM[steps[:, 1], steps[:, 0]]
     reached = np.roll(_CORNER_REACHED[steps[:, 1], steps[:, 0]], 1)
@@ -110,29 +164,52 @@ def _expand(counts: _IntArray) -> tuple[_IntArray, _IntArray]:
     return index, np.arange(len(index)) - (np.cumsum(counts) - counts)[index]
 
 
-def _simplify(exact: list[_IntArray], tolerance: float) -> list[_IntArray]:
-    """Douglas-Peucker on each ring; those that collapse are dropped."""
+def _simplify(exact: list[_Part], tolerance: float) -> list[_Part]:
+    """Douglas-Peucker on each ring; one that collapses is dropped, an outer one with holes."""
     if tolerance <= 0:
         return exact
-    rings = [
-        cv2.approxPolyDP(ring.astype(np.int32), tolerance, closed=True)[:, 0].astype(np.int64)
-        for ring in exact
+    parts = [
+        [
+            cv2.approxPolyDP(ring.astype(np.int32), tolerance, closed=True)[:, 0].astype(np.int64)
+            for ring in part
+        ]
+        for part in exact
     ]
-    return sorted((ring for ring in rings if len(ring) >= 3), key=_area, reverse=True)
+    return [[ring for ring in part if len(ring) >= 3] for part in parts if len(part[0]) >= 3]
+
+
+def _count_points(parts: list[_Part]) -> int:
+    """Of all rings, with the two that each bridge adds."""
+    return sum(sum(map(len, part)) + 2 * (len(part) - 1) for part in parts)
+
+
+def _cut_holes(part: _Part) -> _IntArray:
+    """One ring that takes in the holes, each over a bridge between the nearest corners."""
+    ring, *holes = part
+    for hole in holes:
+        squared = np.square(ring[:, None] - hole).sum(2)
+        leave, arrive = np.unravel_index(squared.argmin(), squared.shape)
+        round_hole = np.roll(hole, -arrive, axis=0)
+        if squared.min() == 0:  # they touch
+            ring = np.concatenate([ring[:leave], round_hole, ring[leave:]])
+        else:
+            back = round_hole[:1]
+            ring = np.concatenate([ring[: leave + 1], round_hole, back, ring[leave:]])
+    return ring
 
 
 def _area(ring: _IntArray) -> float:
     return cv2.contourArea(ring.astype(np.int32))
 
 
-def _iou(rings: list[_IntArray], exact: list[_IntArray]) -> float:
+def _iou(parts: list[_Part], exact: list[_Part]) -> float:
     """IoU of two sets of rings along the centre lines of the rows, without drawing them.
 
     Both sets cross the centre line of each pixel row; from left to right along it, the
     running difference of the two tells where one covers and the other does not.
     """
-    rows, x, signs = _crossings([*exact, *rings])
-    of_exact = np.arange(len(rows)) < len(_crossings(exact)[0])
+    edges, rows, x, signs = _crossings([*chain(*exact), *chain(*parts)])
+    of_exact = edges < sum(map(len, chain(*exact)))
     order = np.lexsort((x, rows))
     difference = np.cumsum(np.where(of_exact, signs, -signs)[order])[:-1]  # 0 where a row ends
     differing = np.abs(difference * np.diff(x[order])).sum()
@@ -142,19 +219,23 @@ def _iou(rings: list[_IntArray], exact: list[_IntArray]) -> float:
 
 def _crossings(
     rings: Sequence[npt.NDArray[np.number]],
-) -> tuple[_IntArray, npt.NDArray[np.float64], _IntArray]:
+) -> tuple[_IntArray, _IntArray, npt.NDArray[np.float64], _IntArray]:
     """Where rings cross the centre line of a pixel row.
 
     Returns:
-        (K,) each: the row, the x, and +1 where the ring goes down or -1 where it goes up.
+        (K,) each: the edge, counted through all rings, the row, the x, and +1 where the edge
+        goes down or -1 where it goes up.
     """
     start = np.concatenate([*rings, np.empty((0, 2))])
     end = np.concatenate([*(np.roll(ring, -1, axis=0) for ring in rings), np.empty((0, 2))])
+    up = end[:, 1] < start[:, 1]
+    # Both ways of a bridge are computed from its upper end: to cancel they must agree exactly.
+    start[up], end[up] = end[up], start[up]
     first = np.ceil(start[:, 1] - 0.5).astype(np.int64)
     last = np.ceil(end[:, 1] - 0.5).astype(np.int64)
 
-    edge, nth = _expand(np.abs(last - first))
-    rows = np.minimum(first, last)[edge] + nth
-    run, rise = (end - start)[edge].T
-    x = start[edge, 0] + (rows + 0.5 - start[edge, 1]) * run / rise
-    return rows, x, np.sign(last - first)[edge]
+    edges, nth = _expand(last - first)
+    rows = first[edges] + nth
+    run, rise = (end - start)[edges].T
+    x = start[edges, 0] + (rows + 0.5 - start[edges, 1]) * run / rise
+    return edges, rows, x, np.where(up, -1, 1)[edges]

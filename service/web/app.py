@@ -31,9 +31,7 @@ def create_app(settings: Settings, dispatcher: Dispatcher | None = None) -> Fast
         dispatcher: Where images go; this machine's worker processes unless given. It is started
             and stopped with the application.
     """
-    app = FastAPI(
-        lifespan=_lifespan, redirect_slashes=False, docs_url=None, redoc_url=None, openapi_url=None
-    )
+    app = FastAPI(lifespan=_lifespan, redirect_slashes=False, openapi_url=None)
     app.state.settings = settings
     app.state.dispatcher = dispatcher or LocalDispatcher(settings)
     app.include_router(router)

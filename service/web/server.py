@@ -2,9 +2,9 @@
 
 import contextlib
 import signal
+import socket
 import sys
 from collections.abc import Iterator
-from types import FrameType
 
 import uvicorn
 
@@ -16,20 +16,31 @@ from service.web.app import create_app
 # Of the grace period, what stopping the worker and leaving the interpreter may take.
 _LAST_STEPS_S = 3
 
+_BACKLOG = 2048  # connections the system holds until they are accepted; uvicorn's own number
+
 
 def serve(settings: Settings) -> int:
     """Serve until told to stop; return the exit code of the process.
 
-    0 after SIGTERM or SIGINT. 1 when the model cannot be loaded, with one line on standard error
-    that says why. The log goes to standard output.
+    0 after SIGTERM or SIGINT. 1 when the model cannot be loaded or the port cannot be had, with
+    one line on standard error that says why. The log goes to standard output.
     """
     weights = settings.weights_path
     if not weights.exists():
         return _give_up(f"{weights}: no such weights file")
+    try:
+        listener = _listen(settings.host, settings.port)
+    except OSError as error:
+        return _give_up(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
     configure_logging(sys.stdout)
     dispatcher = LocalDispatcher(settings)
-    _Server(settings, dispatcher).run()
+    _Server(settings, dispatcher).run([listener])
     return 0 if dispatcher.failure is None else _give_up(dispatcher.failure)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
 
 
 def _give_up(reason: str) -> int:
@@ -41,8 +52,6 @@ class _Server(uvicorn.Server):
     def __init__(self, settings: Settings, dispatcher: LocalDispatcher) -> None:
         config = uvicorn.Config(
             create_app(settings, dispatcher),
-            host=settings.host,
-            port=settings.port,
             ws="none",
             log_config=None,
             access_log=False,
@@ -58,14 +67,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Like uvicorn's own, which raises the signal again at the end and so never exits 0."""
-
-        def stop(signum: int, frame: FrameType | None) -> None:
-            self.handle_exit(signum, frame)
-
-        previous = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        """Unlike uvicorn's own, never raise a signal again at the end: the exit code is 0 then."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.handle_exit)
+        yield

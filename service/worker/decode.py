@@ -6,7 +6,7 @@ import warnings
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from service.errors import BadImageError
 
@@ -18,15 +18,16 @@ Image.MAX_IMAGE_PIXELS = None
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _OTHER_FORMATS = ("PNG", "BMP", "TIFF", "WEBP", "GIF")
 _ORIENTATION = 0x0112
-_TURN_BACK = {
+_TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
+    6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
+    8: Image.Transpose.ROTATE_90,
 }
+_FROM_UPRIGHT = _TO_UPRIGHT | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 _DAMAGED = "the image is truncated or damaged"
 
 
@@ -48,7 +49,7 @@ def decode_image(data: bytes, *, apply_exif: bool = False) -> RGBImage:
             warnings.simplefilter("ignore")
             if data.startswith(_JPEG_MAGIC):
                 return _decode_jpeg(data, apply_exif)
-            return _decode_with_pillow(data, _OTHER_FORMATS, apply_exif)
+            return _decode_with_pillow(data, apply_exif)
     except (BadImageError, MemoryError):
         raise
     except Exception as error:  # decoders raise whatever a damaged file makes them trip over
@@ -56,10 +57,6 @@ def decode_image(data: bytes, *, apply_exif: bool = False) -> RGBImage:
 
 
 def _decode_jpeg(data: bytes, apply_exif: bool) -> RGBImage:
-    with Image.open(io.BytesIO(data), formats=["JPEG"]) as header:
-        inks = header.mode == "CMYK"
-    if inks:
-        return _decode_with_pillow(data, ("JPEG",), apply_exif)
     flags = cv2.IMREAD_COLOR_RGB | (0 if apply_exif else cv2.IMREAD_IGNORE_ORIENTATION)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if pixels is None:
@@ -67,16 +64,23 @@ def _decode_jpeg(data: bytes, apply_exif: bool) -> RGBImage:
     return pixels.astype(np.uint8, copy=False)
 
 
-def _decode_with_pillow(data: bytes, formats: tuple[str, ...], apply_exif: bool) -> RGBImage:
-    with Image.open(io.BytesIO(data), formats=formats) as image:
-        # Pillow turns a TIFF, and no other format, while it loads it.
-        turn_back = _TURN_BACK.get(image.getexif().get(_ORIENTATION, 1))
+def _decode_with_pillow(data: bytes, apply_exif: bool) -> RGBImage:
+    with Image.open(io.BytesIO(data), formats=_OTHER_FORMATS) as image:
+        turn = _turn(image, apply_exif)  # before loading, which forgets a TIFF's orientation
         image.load()
-        if apply_exif:
-            return np.array(_to_rgb(ImageOps.exif_transpose(image)))
-        if image.format == "TIFF" and turn_back is not None:
-            return np.array(_to_rgb(image.transpose(turn_back)))
-        return np.array(_to_rgb(image))
+        return np.array(_to_rgb(image if turn is None else image.transpose(turn)))
+
+
+def _turn(image: Image.Image, apply_exif: bool) -> Image.Transpose | None:
+    """What must be done once loaded: Pillow turns a TIFF upright by itself, and nothing else."""
+    turned_by_pillow = image.format == "TIFF"
+    if apply_exif == turned_by_pillow:
+        return None
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a picture is still one when what is said about it is damaged
+        return None
+    return (_TO_UPRIGHT if apply_exif else _FROM_UPRIGHT).get(orientation)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -84,9 +88,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(_scale_to_bytes(np.asarray(image))).convert("RGB")
     if image.mode in ("I", "F"):
         raise BadImageError("pixels of 32 bits are not supported")
-    if image.mode in ("P", "PA"):
-        # By way of RGBA: Pillow takes a palette's transparency for a colour to be avoided.
-        return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")
 
 

@@ -1,4 +1,5 @@
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -31,6 +32,8 @@ class Workshop:
         self.may_start.set()
         self.may_score = asyncio.Event()
         self.may_score.set()
+        self.may_stop = asyncio.Event()
+        self.may_stop.set()
         self.start_errors: list[Exception] = []
         self.workers: list[FakeWorker] = []
         self.scored: list[bytes] = []
@@ -74,6 +77,7 @@ class FakeWorker:
         return -9
 
     async def stop(self) -> None:
+        await self.workshop.may_stop.wait()
         self.stopped = True
 
 
@@ -162,6 +166,7 @@ async def test_a_queue_full_of_bytes_refuses_the_next_at_once() -> None:
 
         workshop.may_score.set()
         assert await asyncio.gather(*tasks) == [b"12345678", b"12"]
+        assert await dispatcher.score(image(b"123456789")) == b"123456789"
 
 
 async def test_an_image_whose_caller_left_is_not_scored_and_gives_its_room_back() -> None:
@@ -178,6 +183,39 @@ async def test_an_image_whose_caller_left_is_not_scored_and_gives_its_room_back(
 
         assert await asyncio.gather(first, last) == [b"A", b"B"]
         assert workshop.scored == [b"a", b"b"]
+
+
+async def test_an_image_whose_caller_leaves_at_the_moment_of_its_turn_is_not_scored() -> None:
+    workshop = Workshop()
+    workshop.may_score.clear()
+    async with running(workshop) as dispatcher:
+        first, leaver = begin(dispatcher, b"a", b"leaver")
+        await until(lambda: workshop.scored == [b"a"])
+
+        workshop.may_score.set()
+        leaver.cancel()
+
+        assert await first == b"A"
+        assert await dispatcher.score(image(b"b")) == b"B"
+        assert workshop.scored == [b"a", b"b"]
+
+
+async def test_the_bytes_of_an_image_whose_caller_left_are_let_go_at_once() -> None:
+    workshop = Workshop()
+    workshop.may_score.clear()
+    data = bytes(1000)
+    references = sys.getrefcount(data)
+    async with running(workshop) as dispatcher:
+        first, leaver = begin(dispatcher, b"a", data)
+        await until(lambda: workshop.scored == [b"a"])
+
+        leaver.cancel()
+        await asyncio.wait({leaver})
+        del leaver
+
+        assert sys.getrefcount(data) == references
+        workshop.may_score.set()
+        assert await first == b"A"
 
 
 async def test_a_caller_that_leaves_while_its_image_is_scored_disturbs_nobody() -> None:
@@ -343,6 +381,20 @@ async def test_stopping_while_the_model_still_loads_stops_the_worker() -> None:
         await until(lambda: len(workshop.workers) == 1)
 
     assert workshop.workers[0].stopped
+
+
+async def test_from_the_moment_it_stops_images_are_refused() -> None:
+    workshop = Workshop()
+    workshop.may_stop.clear()
+    async with running(workshop) as dispatcher:
+        stopping = asyncio.create_task(dispatcher.stop())
+        await asyncio.sleep(0)
+
+        with pytest.raises(UnavailableError, match="shutting down"):
+            await dispatcher.score(image(b"a"))
+
+        workshop.may_stop.set()
+        await stopping
 
 
 async def test_after_stopping_images_are_refused() -> None:

@@ -149,6 +149,15 @@ async def test_a_process_that_is_no_worker_is_lost_at_its_start(script: str) -> 
     await worker.stop()
 
 
+async def test_stopping_asks_politely_first() -> None:
+    worker = worker_running(SPEAKS_THE_PROTOCOL)
+    await worker.start()
+
+    await worker.stop()
+
+    assert await worker.wait() == -signal.SIGTERM
+
+
 async def test_stopping_ends_even_a_process_that_ignores_being_asked() -> None:
     worker = worker_running(SPEAKS_THE_PROTOCOL)
     await worker.start()

@@ -153,6 +153,23 @@ async def test_an_area_over_the_limit_is_refused() -> None:
     assert message.endswith("10000x10000 pixels, more than the limit of 50000000 in all")
 
 
+async def test_the_limit_on_the_area_is_the_settings_alone() -> None:
+    generous = Settings(max_image_pixels=16_384**2)
+
+    image = await read_image(0, b64(png_header(16_384, 16_384)), generous)
+
+    assert image.width == 16_384
+
+
+async def test_an_odd_header_is_no_reason_to_refuse_or_to_warn(encode: Encode) -> None:
+    jpeg = encode(Image.new("RGB", (8, 8)), "JPEG")
+    strange_pictures_index = b"\xff\xe2\x00\x0cMPF\x00garbag"
+
+    image = await read_image(0, b64(jpeg[:2] + strange_pictures_index + jpeg[2:]), Settings())
+
+    assert image.width == 8
+
+
 @pytest.mark.parametrize("side", [1, 16_384])
 async def test_an_image_at_the_limits_is_accepted(side: int) -> None:
     image = await read_image(0, b64(png_header(side, 3)), Settings())

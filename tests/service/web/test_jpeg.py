@@ -25,10 +25,10 @@ def test_a_baseline_jpeg_has_one_scan(encode: Encode, picture: Image.Image) -> N
 
 
 def test_restart_markers_are_no_scans(encode: Encode, picture: Image.Image) -> None:
-    data = encode(picture, "JPEG", restart_marker_blocks=1)
+    data = encode(picture, "JPEG", progressive=True, restart_marker_blocks=1)
 
-    assert b"\xff\xd0" in data
-    assert count_scans(data) == 1
+    assert data.count(b"\xff\xd0") > 10
+    assert count_scans(data) == 10
 
 
 @pytest.mark.parametrize("extra", [0, 1, 100])

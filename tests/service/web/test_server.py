@@ -12,19 +12,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import skimage.data
-import torch
 from PIL import Image
-
-from model.checkpoint import Checkpoint, save_checkpoint
-from model.config import VARIANTS, PreprocessConfig
-from model.solov2 import build_solov2
 
 SERVE = """
 import sys
@@ -32,29 +27,6 @@ from service.settings import Settings
 from service.web.server import serve
 sys.exit(serve(Settings.load()))
 """
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small untrained network that takes all of any picture for a person and a cat."""
-    config = replace(
-        VARIANTS["mobile"],
-        fpn_channels=16,
-        head_channels=16,
-        head_depth=1,
-        mask_hidden_channels=16,
-        mask_channels=8,
-        norm_groups=4,
-        preprocess=PreprocessConfig(long_side=128, short_side=96),
-    )
-    torch.manual_seed(0)
-    network = build_solov2(config)
-    for bias, value in ((network.head.category.bias, 2.0), (network.head.kernel.bias, 5.0)):
-        assert bias is not None
-        torch.nn.init.constant_(bias, value)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_checkpoint(path, Checkpoint(config, network.state_dict()))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +100,8 @@ def runs(process_id: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("server"), weights) as server:
+def server(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("server"), tiny_weights) as server:
         until(lambda: server.ask("/") == 200)
         yield server
 
@@ -192,9 +164,9 @@ def test_a_killed_worker_is_replaced_and_nobody_is_refused_meanwhile(
 
 
 def test_it_lives_before_it_is_ready_and_sigterm_ends_it_with_nothing_left(
-    tmp_path: Path, weights: Path, astronaut: str
+    tmp_path: Path, tiny_weights: Path, astronaut: str
 ) -> None:
-    with serving(tmp_path, weights) as server:
+    with serving(tmp_path, tiny_weights) as server:
         until(lambda: server.ask("/livez") == 200)
         early = server.ask("/"), server.ask("/readyz"), server.score(astronaut).status_code
         until(lambda: server.ask("/readyz") == 200)
@@ -213,8 +185,8 @@ def test_it_lives_before_it_is_ready_and_sigterm_ends_it_with_nothing_left(
         assert "worker_ready" in [line["event"] for line in lines]
 
 
-def test_sigterm_while_the_model_loads_ends_it_at_once(tmp_path: Path, weights: Path) -> None:
-    with serving(tmp_path, weights) as server:
+def test_sigterm_while_the_model_loads_ends_it_at_once(tmp_path: Path, tiny_weights: Path) -> None:
+    with serving(tmp_path, tiny_weights) as server:
         until(lambda: server.ask("/livez") == 200)
         workers = server.workers()
 
@@ -229,6 +201,15 @@ def last_words(server: Server) -> str:
     assert server.process.wait(60) == 1
     (line,) = server.errors.read_text().splitlines()
     return line
+
+
+def test_a_port_in_use_ends_the_process_with_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with serving(tmp_path, tmp_path, SOLOV2_PORT=port) as server:
+            line = last_words(server)
+
+    assert line.startswith(f"solov2: cannot listen on 127.0.0.1:{port}: Address already in use")
 
 
 def test_missing_weights_end_the_process_with_one_line(tmp_path: Path) -> None:

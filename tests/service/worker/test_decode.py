@@ -233,6 +233,16 @@ class TestOrientation:
         assert np.abs(decoded - upright).max() <= 3
 
 
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("apply_exif", [False, True])
+def test_damaged_exif_does_not_spoil_the_picture(
+    encode: Encode, quarters: Image.Image, file_format: str, apply_exif: bool
+) -> None:
+    data = encode(quarters, file_format, exif=b"Exif\x00\x00garbage!")
+
+    assert decode_image(data, apply_exif=apply_exif).shape == (16, 32, 3)
+
+
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF"])
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
 def test_a_truncated_file_is_refused(encode: Encode, file_format: str, kept: float) -> None:

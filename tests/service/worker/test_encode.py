@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,7 @@ def test_a_mask_that_fills_the_image_spans_from_zero_to_one() -> None:
 
 
 def test_coordinates_have_at_most_six_decimals_and_rings_at_least_three_points() -> None:
-    found = instances(disc(99, 49, 40), scores=[1 / 3], labels=[0])
+    found = replace(instances(disc(99, 49, 40), scores=[1 / 3], labels=[0]), height=107, width=211)
 
     (written,) = encoded(found)
 

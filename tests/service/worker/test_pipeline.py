@@ -2,6 +2,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from model.structures import Instances
 from service.errors import BadImageError
 from service.protocol import Frame, Kind, receive_frame, send_frame
 from service.settings import Settings
-from service.worker.pipeline import Pipeline, answer_frames
+from service.worker.pipeline import Pipeline, answer_frames, load_pipeline
 
 Encode = Callable[..., bytes]
 
@@ -85,6 +86,23 @@ def test_an_image_too_long_and_thin_for_the_model_is_the_clients_mistake(
 ) -> None:
     with pytest.raises(BadImageError, match="too long and thin"):
         Pipeline(fake_predictor, Settings()).score(encode(Image.new("L", (1, 5000)), "PNG"))
+
+
+def test_a_loaded_pipeline_scores_with_the_thresholds_of_the_settings(
+    tiny_weights: Path, photo: bytes
+) -> None:
+    found, nothing = (
+        json.loads(
+            load_pipeline(
+                Settings(weights=tiny_weights, devices="cpu", score_threshold=threshold)
+            ).score(photo)
+        )["boxes"]
+        for threshold in (0.05, 1)
+    )
+
+    assert {one["label"] for one in found} <= {"person", "cat"}
+    assert found
+    assert nothing == []
 
 
 def test_every_frame_gets_its_answer_until_the_pipe_closes(fake_predictor, photo: bytes) -> None:
