@@ -21,7 +21,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 #: Pictures through the network at once. On a CPU a batch costs as much as its parts one by one.
-_BATCH_SIZE = {"cpu": 1, "cuda": 8}
+_BATCH_SIZE = {"cuda": 8}
 
 
 class Predictor:
@@ -96,7 +96,7 @@ class Predictor:
         for index, image in enumerate(images):
             by_canvas[place(image, self.config.preprocess).canvas].append(index)
         results: dict[int, Instances] = {}
-        size = _BATCH_SIZE[self.device.type]
+        size = _BATCH_SIZE.get(self.device.type, 1)
         for indices in by_canvas.values():
             for start in range(0, len(indices), size):
                 batch = indices[start : start + size]

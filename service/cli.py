@@ -170,6 +170,48 @@ def benchmark(
     console.print(f"{size} pixels, {times.instances} instances, median of {repeats} runs")
 
 
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Published .pth of MMDetection or SOLO.")],
+    out: Annotated[Path, typer.Argument(help="The .safetensors to write.")],
+    variant: Annotated[str | None, typer.Option(help="Found out unless given.")] = None,
+) -> None:
+    """Keep an official checkpoint as a weights file of ours."""
+    from model.checkpoint import CheckpointError
+    from model.convert_mmdet import convert_file
+
+    try:
+        report = convert_file(source, out, variant=variant)
+    except (CheckpointError, OSError) as error:
+        _fail(error)
+    console.print(
+        f"{out}: {report.variant}, {len(report.class_names)} classes, {report.entries} entries"
+    )
+
+
+@app.command()
+def download(
+    variant: Annotated[str, typer.Argument(help="r50_1x, r50_3x, light_r18_3x ...")],
+    base_url: Annotated[str | None, typer.Option(help="A mirror of the published files.")] = None,
+) -> None:
+    """Fetch, verify and convert the published weights of an official variant."""
+    from model.checkpoint import CheckpointError
+    from service.download import DownloadError, cache_folder, download_weights
+
+    try:
+        with _progress() as progress:
+            task = progress.add_task(variant, total=None)
+            path = download_weights(
+                variant,
+                cache_folder(),
+                base_url=base_url,
+                progress=lambda done, total: progress.update(task, completed=done, total=total),
+            )
+    except (CheckpointError, DownloadError, OSError) as error:
+        _fail(error)
+    console.print(str(path))
+
+
 def _progress() -> Progress:
     """A bar on the terminal; nothing where there is none."""
     return Progress(

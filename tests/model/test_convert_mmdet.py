@@ -148,6 +148,7 @@ def test_every_layout_gives_the_same_weights(layout: str, tmp_path: Path) -> Non
     for key, value in state.items():
         ours = checkpoint.state_dict[rename_key(key)]
         assert ours.dtype == value.dtype
+        assert ours.is_contiguous()
         assert torch.equal(ours, value)
 
 

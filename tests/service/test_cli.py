@@ -137,6 +137,25 @@ def test_benchmark_names_every_stage(weights: Path, photo: Path) -> None:
     assert stages == ["preprocess", "network", "postprocess", "polygons", "total", "128x128"]
 
 
+def test_convert_refuses_what_is_no_checkpoint_in_one_line(tmp_path: Path) -> None:
+    source = tmp_path / "noise.pth"
+    source.write_bytes(b"noise")
+
+    code, output = run("convert", source, tmp_path / "out.safetensors")
+
+    assert code == 1
+    assert output.startswith(f"solov2: {source}: ")
+    assert output.count("\n") == 1
+
+
+def test_download_of_an_unknown_variant_lists_those_there_are() -> None:
+    code, output = run("download", "r18")
+
+    assert code == 1
+    assert "no published weights of 'r18'" in output
+    assert "light_r18_3x" in output
+
+
 def test_train_then_evaluate_its_weights(annotations: Path, tmp_path: Path) -> None:
     data = ("--images", tmp_path, "--annotations", annotations)
     steps = ("--epochs", 2, "--batch-size", 1, "--short-side", 64, "--long-side", 96)

@@ -2,6 +2,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
@@ -35,7 +36,11 @@ class Behaviour:
     says_length: bool = True
     breaks_after: list[int] = field(default_factory=list)  # bytes of each coming answer
     redirects: dict[str, str] = field(default_factory=dict)
-    ranges_asked: list[str | None] = field(default_factory=list)
+    asked: list[Message] = field(default_factory=list)  # the headers of each request
+
+    @property
+    def ranges_asked(self) -> list[str | None]:
+        return [headers["range"] for headers in self.asked]
 
 
 class FileServer(ThreadingHTTPServer):
@@ -56,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path in behaviour.redirects:
             self._start(302, {"location": behaviour.redirects[self.path]})
             return
-        behaviour.ranges_asked.append(self.headers["range"])
+        behaviour.asked.append(self.headers)
         if behaviour.status != 200:
             self._start(behaviour.status, {"content-length": "0"})
             return
@@ -126,6 +131,7 @@ def test_a_file_is_fetched_and_its_pieces_are_reported(server: FileServer, tmp_p
     assert seen[0] == (0, len(CONTENT))
     assert seen[-1] == (len(CONTENT), len(CONTENT))
     assert server.behaviour.ranges_asked == [None]
+    assert server.behaviour.asked[0]["accept-encoding"] == "identity"  # ranges count those bytes
 
 
 def test_a_broken_connection_is_taken_up_where_it_broke(
@@ -180,6 +186,7 @@ def test_a_weak_tag_is_not_relied_on(server: FileServer, get: Callable[[], Path]
 
     assert get().read_bytes() == CONTENT
     assert server.behaviour.ranges_asked == [None, "bytes=300000-"]
+    assert server.behaviour.asked[1]["if-range"] is None
 
 
 def test_a_server_without_tags_can_be_resumed(server: FileServer, get: Callable[[], Path]) -> None:
@@ -309,16 +316,22 @@ def test_an_address_that_is_none_is_one_line(address: str, tmp_path: Path) -> No
 def test_more_bytes_than_any_weights_have_are_not_stored(
     says_length: bool,
     server: FileServer,
-    get: Callable[[], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("service.download._MAX_BYTES", 100_000)
     server.behaviour.says_length = says_length
+    seen: list[int] = []
 
     with pytest.raises(DownloadError, match="sends more than 100000 bytes"):
-        get()
+        fetch(
+            published(),
+            tmp_path,
+            base_url=f"{server.url}/mirror",
+            progress=lambda done, total: seen.append(done),
+        )
 
+    assert max(seen) <= (0 if says_length else 100_000)
     assert names(tmp_path) == set()
 
 
