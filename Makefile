@@ -7,7 +7,7 @@ serve: .venv/runtime  ## the service on port 5001, with the model in weights/
 	$(BIN)/solov2 serve
 
 test: .venv/development  ## the whole suite, offline
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 check: .venv/development  ## style, types, who may import whom
 	$(BIN)/ruff check .

@@ -109,9 +109,9 @@ def _borders(mask: BoolMask, mode: int) -> tuple[Sequence[MatLike], list[int]]:
     return chains, hierarchy[0, :, 3].tolist()
 
 
-def _enclosed_pixels(border: MatLike) -> float:
+def _enclosed_pixels(border: MatLike) -> int:
     """Pick's theorem: the pixels on and within the chain that joins their centres."""
-    return cv2.contourArea(border) + len(border) / 2 + 1
+    return int(cv2.contourArea(border) + len(border) / 2 + 1)  # 1.5 for a lone pixel: no step
 
 
 def _fill_small_holes(mask: BoolMask, *, most: int) -> BoolMask:

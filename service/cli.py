@@ -175,13 +175,14 @@ def convert(
     source: Annotated[Path, typer.Argument(help="Published .pth of MMDetection or SOLO.")],
     out: Annotated[Path, typer.Argument(help="The .safetensors to write.")],
     variant: Annotated[str | None, typer.Option(help="Found out unless given.")] = None,
+    half: Annotated[bool, typer.Option("--half", help="Store float16: half the size.")] = False,
 ) -> None:
     """Keep an official checkpoint as a weights file of ours."""
     from model.checkpoint import CheckpointError
     from model.convert_mmdet import convert_file
 
     try:
-        report = convert_file(source, out, variant=variant)
+        report = convert_file(source, out, variant=variant, half=half)
     except (CheckpointError, OSError) as error:
         _fail(error)
     console.print(

@@ -309,6 +309,16 @@ def test_more_holes_than_can_be_sent_ask_for_no_finer_outline() -> None:
     assert points[0] == points[1] < 90
 
 
+def test_lone_pixels_are_not_taken_for_holes() -> None:
+    whole = disc(13.5)
+    specked = whole.copy()
+    specked[:3:2, ::4] = True
+
+    points = [len(mask_to_rings(mask, tolerance_px=0.7)[0]) for mask in (whole, specked)]
+
+    assert points[0] == points[1] < len(mask_to_rings(whole, tolerance_px=0)[0])
+
+
 def test_filled_holes_leave_less_to_simplification() -> None:
     whole = disc(30)
     pricked = whole.copy()
