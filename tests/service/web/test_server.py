@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
-import skimage.data
+from pictures import astronaut
 from PIL import Image
 
 SERVE = """
@@ -33,7 +33,7 @@ sys.exit(serve(Settings.load()))
 def astronaut() -> str:
     """NASA's portrait of Eileen Collins, as line-wrapped base64."""
     buffer = io.BytesIO()
-    Image.fromarray(skimage.data.astronaut()).save(buffer, "JPEG")
+    Image.fromarray(astronaut()).save(buffer, "JPEG")
     return base64.encodebytes(buffer.getvalue()).decode()
 
 
