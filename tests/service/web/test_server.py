@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
-from pictures import astronaut
+from pictures import ASTRONAUT
 from PIL import Image
 
 SERVE = """
@@ -32,9 +32,7 @@ sys.exit(serve(Settings.load()))
 @pytest.fixture(scope="module")
 def astronaut() -> str:
     """NASA's portrait of Eileen Collins, as line-wrapped base64."""
-    buffer = io.BytesIO()
-    Image.fromarray(astronaut()).save(buffer, "JPEG")
-    return base64.encodebytes(buffer.getvalue()).decode()
+    return base64.encodebytes(ASTRONAUT.read_bytes()).decode()
 
 
 @dataclass
