@@ -101,7 +101,7 @@ def evaluate_coco(
             image cannot be decoded or is not of the annotated size.
     """
     started = time.perf_counter()
-    dataset = json.loads(annotations.read_text(encoding="utf-8"))
+    dataset = _read_dataset(annotations)
     category_ids = _category_ids(dataset, class_names)
     truth = _ground_truth(dataset, limit)
     images = truth.dataset["images"]
@@ -124,6 +124,22 @@ def evaluate_coco(
         images=len(images),
         seconds=time.perf_counter() - started,
     )
+
+
+def check_annotations(annotations: Path, class_names: Sequence[str]) -> None:
+    """Raise ValueError or OSError if a later ``evaluate_coco`` could not use these annotations."""
+    _category_ids(_read_dataset(annotations), class_names)
+
+
+def _read_dataset(annotations: Path) -> dict[str, Any]:
+    try:
+        dataset = json.loads(annotations.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{annotations}: not JSON ({error})") from error
+    parts = ("images", "annotations", "categories")
+    if not isinstance(dataset, dict) or not all(isinstance(dataset.get(p), list) for p in parts):
+        raise ValueError(f"{annotations}: not in COCO's format, which has lists {', '.join(parts)}")
+    return dataset
 
 
 def _category_ids(dataset: Mapping[str, Any], class_names: Sequence[str]) -> list[int]:

@@ -63,11 +63,14 @@ class Predictor:
 
         Raises:
             CheckpointError: The file is missing, damaged or does not fit its own architecture.
+            ValueError: This machine has no such device.
         """
         file = find_weights(Path(path))
         published = file.suffix in (".pth", ".pt")
         checkpoint = read_mmdet_checkpoint(file) if published else load_checkpoint(file)
         chosen = torch.device(_auto_device() if device == "auto" else device)
+        if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"there is no device {chosen} on this machine")
         if precision == "auto":
             precision = "bf16" if chosen.type == "cuda" else "fp32"
         return cls(

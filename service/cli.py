@@ -92,15 +92,16 @@ def predict(
             photos, out, score, min_score=min_score, apply_exif=settings.apply_exif
         ):
             failed += result.error is not None
-            console.print(f"{result.photo}: {_summary(result.answer, min_score, result.error)}")
-    except (CheckpointError, ScoreError, ValueError) as error:
+            summary = _summary(result.answer, min_score, result.error)
+            console.print(f"{result.photo}: {summary}", markup=False)
+    except (CheckpointError, ScoreError, ValueError, OSError) as error:
         _fail(error)
     raise typer.Exit(1 if failed else 0)
 
 
 def _summary(answer: dict[str, Any] | None, min_score: float, error: str | None) -> str:
     if answer is None:
-        return f"[red]{error}[/red]"
+        return f"error: {error}"
     seen = [box for box in answer["boxes"] if box["score"] >= min_score]
     return ", ".join(f"{box['label']} {box['score']:.2f}" for box in seen) or "nothing found"
 
@@ -112,7 +113,7 @@ def evaluate(
     weights: WeightsOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
-    limit: Annotated[int | None, typer.Option(help="Judge only the first N pictures.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="First N pictures only.")] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
 ) -> None:
     """COCO mask AP and box AP of a model, overall and per class."""
@@ -121,6 +122,8 @@ def evaluate(
     from model.predictor import Predictor
 
     settings = _settings(weights=weights, devices=device, precision=precision)
+    if out is not None and not out.parent.is_dir():
+        _fail(f"{out}: its folder does not exist")
     try:
         predictor = Predictor.load(settings.weights_path, settings.devices, settings.precision)
         with _progress() as progress:
@@ -150,7 +153,6 @@ def benchmark(
 ) -> None:
     """Milliseconds of each stage for one photo, and their sum."""
     from model.benchmark import benchmark_picture
-    from model.checkpoint import CheckpointError
     from model.predictor import Predictor
     from service.errors import BadImageError
     from service.worker.decode import decode_image
@@ -159,11 +161,11 @@ def benchmark(
     try:
         predictor = Predictor.load(settings.weights_path, settings.devices, settings.precision)
         image = decode_image(photo.read_bytes(), apply_exif=settings.apply_exif)
-    except (CheckpointError, BadImageError, OSError) as error:
+        times = benchmark_picture(
+            predictor, image, repeats=repeats, tolerance_px=settings.polygon_tolerance_px
+        )
+    except (BadImageError, ValueError, OSError) as error:
         _fail(error)
-    times = benchmark_picture(
-        predictor, image, repeats=repeats, tolerance_px=settings.polygon_tolerance_px
-    )
     for stage, milliseconds in (*times.stages.items(), ("total", times.total)):
         console.print(f"{stage:12}{milliseconds:8.1f} ms")
     size = f"{image.shape[1]}x{image.shape[0]}"
@@ -283,7 +285,6 @@ def train(
     seed: Annotated[int | None, typer.Option()] = None,
 ) -> None:
     """Train on COCO-format data. Stop it and start it again: it goes on where it was."""
-    from model.checkpoint import CheckpointError
     from model.training.config import TrainConfig
     from model.training.train import train as run_training
 
@@ -315,7 +316,7 @@ def train(
     }
     try:
         result = run_training(TrainConfig(**{k: v for k, v in given.items() if v is not None}))
-    except (CheckpointError, ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         _fail(error)
     best = f", best mask AP {result.best_mask_ap:.3f} in {result.best}" if result.best else ""
     console.print(f"{result.iterations} iterations, last weights in {result.last}{best}")

@@ -12,6 +12,10 @@ class ScoreError(Exception):
     """The server refused, or could not be reached; the text says why."""
 
 
+class RefusedError(ScoreError):
+    """The server will not score these images; others it may."""
+
+
 class Client:
     """A connection to one server; use it in a ``with`` block.
 
@@ -50,7 +54,9 @@ class Client:
         if response.is_success:
             answers: list[dict[str, Any]] = response.json()
             return answers
-        raise ScoreError(f"{self._url} answered {response.status_code}: {_message(response)}")
+        refused = response.is_client_error and response.status_code != httpx.codes.NOT_FOUND
+        kind = RefusedError if refused else ScoreError
+        raise kind(f"{self._url} answered {response.status_code}: {_message(response)}")
 
 
 def _message(response: httpx.Response) -> str:

@@ -12,6 +12,7 @@ import orjson
 from model.draw import draw_instances
 from model.polygons import rings_to_mask
 from model.structures import Instances
+from service.client import RefusedError
 from service.errors import BadImageError
 from service.worker.decode import RGBImage, decode_image
 
@@ -61,7 +62,7 @@ def predict_photos(
             answer = score(data)
             picture = out / f"{photo.stem}.overlay.jpg"
             drawn = draw_answer(decode_image(data, apply_exif=apply_exif), answer, min_score)
-        except BadImageError as error:
+        except (BadImageError, RefusedError) as error:
             yield PhotoResult(photo, error=str(error))
             continue
         except OSError as error:

@@ -121,5 +121,7 @@ class TrainConfig:
             raise ValueError(f"short sides {self.short_sides} do not fit into {self.long_side}")
         if self.batch_size < 1 or self.epochs <= 0:
             raise ValueError("batch size and epochs have to be positive")
+        if self.learning_rate <= 0 or self.clip_grad_norm <= 0 or min(self.short_sides) < 32:
+            raise ValueError("rates and norms have to be positive, short sides at least 32 pixels")
         if not 0 <= self.freeze_stages <= 4:
             raise ValueError(f"a backbone has 4 stages, {self.freeze_stages} cannot be frozen")

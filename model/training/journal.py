@@ -79,10 +79,17 @@ class Journal:
 
 
 def _forget_after(path: Path, iteration: int) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if json.loads(line)["iteration"] <= iteration]
-        path.write_text("".join(kept), encoding="utf-8")
+    """Drop the lines that will be written again, and one that a killed run left unfinished."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            if json.loads(line)["iteration"] <= iteration:
+                kept.append(line + "\n")
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text("".join(kept), encoding="utf-8")
+    unfinished.replace(path)
 
 
 def _short(value: Any) -> str:

@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 
 from model.checkpoint import Checkpoint, CheckpointError, save_checkpoint
-from model.evaluate import CocoReport, evaluate_coco
+from model.evaluate import CocoReport, check_annotations, evaluate_coco
 from model.predictor import Predictor
 from model.training.augment import Augment, Batch, Collate
 from model.training.config import TrainConfig
@@ -77,6 +77,8 @@ class Trainer:
             class_names=config.class_names,
             apply_exif=config.apply_exif,
         )
+        if config.val_annotations is not None:
+            check_annotations(config.val_annotations, self.dataset.class_names)
         self.epoch_length = batches_per_epoch(len(self.dataset), config.batch_size)
         self.total = _total_iterations(config, self.epoch_length)
 
@@ -127,9 +129,10 @@ class Trainer:
             if journal is not None and (validates or pace.state_is_due(self.iteration)):
                 with pace.saving():
                     self._save_weights()
+                    self._save_state()  # before measuring, which may fail
                     if validates:
                         self._validate(journal)
-                    self._save_state()
+                        self._save_state()
             if validates:
                 self.world.wait()
 
@@ -258,7 +261,10 @@ class Trainer:
         path = self.config.output / "last.pt"
         if not path.exists():
             return
-        state = torch.load(path, map_location=self.world.device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=self.world.device, weights_only=True)
+        except Exception as error:  # a damaged file trips the reader in many ways
+            raise CheckpointError(f"{path}: damaged; delete it to start anew") from error
         if state["network"] != repr(self.network_config):
             raise CheckpointError(f"{path}: the state of a run with another network or classes")
         self.iteration = state["iteration"]

@@ -14,7 +14,6 @@ import sys  # noqa: E402
 
 import cv2  # noqa: E402
 
-from model.checkpoint import CheckpointError  # noqa: E402
 from service.logs import configure_logging  # noqa: E402
 from service.protocol import Frame, Kind, receive_frame, send_frame  # noqa: E402
 from service.settings import Settings  # noqa: E402
@@ -33,7 +32,7 @@ def main() -> int:
     with contextlib.suppress(BrokenPipeError):  # the parent was killed while we worked
         try:
             pipeline = load_pipeline(Settings.model_validate_json(start.payload))
-        except CheckpointError as error:
+        except ValueError as error:  # the weights or the device cannot be used
             send_frame(ANSWERS, Frame(Kind.FATAL, str(error).encode()))
             return 1
         send_frame(ANSWERS, Frame(Kind.READY))

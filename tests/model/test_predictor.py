@@ -114,3 +114,9 @@ def test_a_folder_with_one_weights_file_is_enough(tmp_path: Path) -> None:
     save_tiny(tmp_path / "deep.safetensors")
 
     assert Predictor.load(tmp_path).class_names == ("person", "cat")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no device cuda:0"):
+        Predictor.load(save_tiny(tmp_path / "tiny.safetensors"), device="cuda:0")

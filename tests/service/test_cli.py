@@ -156,6 +156,40 @@ def test_download_of_an_unknown_variant_lists_those_there_are() -> None:
     assert "light_r18_3x" in output
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", "nope"])
+def test_annotations_that_are_none_are_named_in_one_line(
+    weights: Path, tmp_path: Path, content: str
+) -> None:
+    annotations = tmp_path / "e.json"
+    annotations.write_text(content)
+
+    code, output = run(
+        "evaluate", "--images", tmp_path, "--annotations", annotations, "--weights", weights
+    )
+
+    assert code == 1
+    assert output.startswith(f"solov2: {annotations}: not ")
+    assert output.count("\n") == 1
+
+
+def test_a_photo_named_like_markup_is_reported_not_obeyed(weights: Path, tmp_path: Path) -> None:
+    code, output = run("predict", "a[/b].jpg", "--out", tmp_path, "--weights", weights)
+
+    assert code == 1
+    assert "a[/b].jpg: error: No such file or directory" in output
+
+
+def test_wrong_validation_data_is_found_before_training(annotations: Path, tmp_path: Path) -> None:
+    code, output = run(
+        *("train", "--images", tmp_path, "--annotations", annotations, "--out", tmp_path / "run"),
+        *("--val-images", tmp_path, "--val-annotations", tmp_path / "none.json"),
+    )
+
+    assert code == 1
+    assert "none.json" in output
+    assert not (tmp_path / "run").exists()
+
+
 def test_train_then_evaluate_its_weights(annotations: Path, tmp_path: Path) -> None:
     data = ("--images", tmp_path, "--annotations", annotations)
     steps = ("--epochs", 2, "--batch-size", 1, "--short-side", 64, "--long-side", 96)

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from service.client import Client, ScoreError
+from service.client import Client, RefusedError, ScoreError
 
 
 class FakeService(ThreadingHTTPServer):
@@ -64,7 +64,7 @@ def test_images_are_posted_to_score_as_azure_wants_them(server: FakeService, suf
 def test_a_refusal_carries_the_servers_own_words(server: FakeService) -> None:
     server.status, server.answer = 400, b'{"message": "row 0: not an image"}'
 
-    with Client(server.url) as client, pytest.raises(ScoreError, match="400: row 0: not an image"):
+    with Client(server.url) as client, pytest.raises(RefusedError, match="400: row 0"):
         client.score([b"x"])
 
 

@@ -32,3 +32,13 @@ def test_a_resumed_run_forgets_the_lines_it_is_about_to_repeat(tmp_path: Path) -
 
     lines = path.read_text().splitlines()
     assert [json.loads(line)["iteration"] for line in lines] == [2, 4, 6]
+
+
+def test_a_line_that_a_killed_run_left_unfinished_is_dropped(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"iteration": 1}\n{"itera')
+
+    with Journal(log, iteration=1, total=2):
+        pass
+
+    assert log.read_text() == '{"iteration": 1}\n'
