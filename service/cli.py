@@ -93,7 +93,7 @@ def predict(
         ):
             failed += result.error is not None
             summary = _summary(result.answer, min_score, result.error)
-            console.print(f"{result.photo}: {summary}", markup=False)
+            console.print(f"{result.photo}: {summary}", markup=False, soft_wrap=True)
     except (CheckpointError, ScoreError, ValueError, OSError) as error:
         _fail(error)
     raise typer.Exit(1 if failed else 0)
