@@ -6,20 +6,17 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
 import numpy as np
 import pytest
-import torch
 import uvicorn
 from PIL import Image
+from tiny import save_tiny
 
-from model.checkpoint import Checkpoint, save_checkpoint
-from model.config import VARIANTS, PreprocessConfig, SOLOv2Config
-from model.solov2 import build_solov2
+from model.config import VARIANTS, SOLOv2Config
 from model.structures import Instances
 from service.dispatch.dispatcher import Dispatcher
 from service.protocol import EncodedImage
@@ -70,24 +67,7 @@ def photo() -> bytes:
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small untrained network that finds people and cats all over any picture."""
-    config = replace(
-        VARIANTS["mobile"],
-        fpn_channels=16,
-        head_channels=16,
-        head_depth=1,
-        mask_hidden_channels=16,
-        mask_channels=8,
-        norm_groups=4,
-        preprocess=PreprocessConfig(long_side=128, short_side=96),
-    )
-    torch.manual_seed(0)
-    network = build_solov2(config)
-    for bias, value in ((network.head.category.bias, 2.0), (network.head.kernel.bias, 5.0)):
-        assert bias is not None
-        torch.nn.init.constant_(bias, value)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_checkpoint(path, Checkpoint(config, network.state_dict()))
-    return path
+    return save_tiny(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
 
 
 class FakePredictor:
