@@ -4,8 +4,10 @@ Imports of torch and of what only one command needs stand inside the commands: `
 answer its health route within a second, and a serving image carries no training dependencies.
 """
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -48,6 +50,15 @@ def _settings(**given: object) -> Settings:
         _fail(error)
 
 
+@contextlib.contextmanager
+def _train_extra() -> Iterator[None]:
+    """Import in here what a serving installation does not have."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        _fail(f"{error.name} is not installed; pip install 'solov2[train]' brings it")
+
+
 @app.command()
 def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on; 5001 unless set.")] = None,
@@ -80,20 +91,21 @@ def predict(
     from service.worker.pipeline import load_pipeline
 
     settings = _settings(weights=weights, devices=device, precision=precision)
+    failed = 0
     try:
-        if url is None:
-            pipeline = load_pipeline(settings)
-            score = lambda data: json.loads(pipeline.score(data))  # noqa: E731
-        else:
-            client = Client(url)
-            score = lambda data: client.score([data])[0]  # noqa: E731
-        failed = 0
-        for result in predict_photos(
-            photos, out, score, min_score=min_score, apply_exif=settings.apply_exif
-        ):
-            failed += result.error is not None
-            summary = _summary(result.answer, min_score, result.error)
-            console.print(f"{result.photo}: {summary}", markup=False, soft_wrap=True)
+        with contextlib.ExitStack() as open_connections:
+            if url is None:
+                pipeline = load_pipeline(settings)
+                score = lambda data: json.loads(pipeline.score(data))  # noqa: E731
+            else:
+                client = open_connections.enter_context(Client(url))
+                score = lambda data: client.score([data])[0]  # noqa: E731
+            for result in predict_photos(
+                photos, out, score, min_score=min_score, apply_exif=settings.apply_exif
+            ):
+                failed += result.error is not None
+                summary = _summary(result.answer, min_score, result.error)
+                console.print(f"{result.photo}: {summary}", markup=False, soft_wrap=True)
     except (CheckpointError, ScoreError, ValueError, OSError) as error:
         _fail(error)
     raise typer.Exit(1 if failed else 0)
@@ -118,8 +130,10 @@ def evaluate(
 ) -> None:
     """COCO mask AP and box AP of a model, overall and per class."""
     from model.checkpoint import CheckpointError
-    from model.evaluate import evaluate_coco
     from model.predictor import Predictor
+
+    with _train_extra():
+        from model.evaluate import evaluate_coco
 
     settings = _settings(weights=weights, devices=device, precision=precision)
     if out is not None and not out.parent.is_dir():
@@ -285,8 +299,9 @@ def train(
     seed: Annotated[int | None, typer.Option()] = None,
 ) -> None:
     """Train on COCO-format data. Stop it and start it again: it goes on where it was."""
-    from model.training.config import TrainConfig
-    from model.training.train import train as run_training
+    with _train_extra():
+        from model.training.config import TrainConfig
+        from model.training.train import train as run_training
 
     given: dict[str, Any] = {
         "train_images": images,

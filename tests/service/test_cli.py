@@ -190,6 +190,22 @@ def test_wrong_validation_data_is_found_before_training(annotations: Path, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+def test_without_the_train_extra_evaluate_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, weights: Path, annotations: Path, tmp_path: Path
+) -> None:
+    monkeypatch.delitem(sys.modules, "model.evaluate", raising=False)
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+
+    code, output = run(
+        "evaluate", "--images", tmp_path, "--annotations", annotations, "--weights", weights
+    )
+
+    assert code == 1
+    assert output == (
+        "solov2: faster_coco_eval is not installed; pip install 'solov2[train]' brings it\n"
+    )
+
+
 def test_train_then_evaluate_its_weights(annotations: Path, tmp_path: Path) -> None:
     data = ("--images", tmp_path, "--annotations", annotations)
     steps = ("--epochs", 2, "--batch-size", 1, "--short-side", 64, "--long-side", 96)
