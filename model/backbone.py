@@ -4,7 +4,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from model.layers import DeformableConv
+from model.deformable import DeformableConv
 
 
 class ResNetBackbone(nn.Module):

@@ -7,7 +7,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.layers import ConvNorm, DeformableConv, with_coordinates
+from model.deformable import DeformableConv
+from model.layers import ConvNorm, with_coordinates
 
 
 class SOLOv2Head(nn.Module):

@@ -20,7 +20,8 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-#: Pictures through the network at once. On a CPU a batch costs as much as its parts one by one.
+#: Pictures through the network at once. On a CPU it is one: a batch would cost as much as its parts
+#: and round differently, while one by one a picture's result is the same in any company.
 _BATCH_SIZE = {"cuda": 8}
 
 
