@@ -5,17 +5,18 @@ share its mask, so one dynamic convolution serves them all. And no mask is ever 
 size of its image: only the part of the frame where a mask can exceed the threshold is upsampled.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import InferenceConfig
 from model.matrix_nms import matrix_nms
-from model.structures import BoolMask, Geometry, Instances, SOLOv2Output
+from model.structures import BoolMask, Geometry, Instances, MaskCrops, SOLOv2Output
 
 MASK_STRIDE = 4
 LEVEL_STRIDES = (8, 8, 16, 32, 32)  # a cell's mask needs more stride-4 pixels than this
@@ -92,7 +93,7 @@ def _image_instances(
     above = (decayed >= config.score_threshold).nonzero()[:, 0]
     final, order = decayed[above].sort(descending=True)
     keep = above[order][: config.max_instances]
-    crops = _mask_crops(
+    boxes, crops = _mask_crops(
         kernels[cell[keep]],
         mask_feature,
         masks.binary[mask_of[keep]],
@@ -102,8 +103,8 @@ def _image_instances(
     return Instances(
         scores=final[: config.max_instances].cpu().numpy(),
         labels=label[keep].cpu().numpy(),
-        boxes=np.array([box for box, _ in crops], dtype=np.int64).reshape(-1, 4),
-        masks=tuple(mask for _, mask in crops),
+        boxes=boxes,
+        masks=crops,
         height=geometry.original[0],
         width=geometry.original[1],
     )
@@ -135,20 +136,22 @@ def _cell_masks(kernels: Tensor, mask_feature: Tensor, threshold: float) -> _Cel
 
 def _mask_crops(
     kernels: Tensor, mask_feature: Tensor, binary: Tensor, geometry: Geometry, threshold: float
-) -> list[tuple[tuple[int, int, int, int], BoolMask]]:
-    """The (N, h, w) stride-4 masks of these (N, E) kernels as boxes and crops of the image."""
+) -> tuple[npt.NDArray[np.int64], MaskCrops]:
+    """The (N, h, w) stride-4 masks of these (N, E) kernels as (N, 4) boxes and crops."""
     height, width = mask_feature.shape[1:]
     rows = _Axis.compose(height, geometry.resized[0], geometry.original[0])
     columns = _Axis.compose(width, geometry.resized[1], geometry.original[1])
-    crops = []
-    for chunk in _chunks(len(kernels), mask_feature):
-        probabilities = _mask_probabilities(kernels[chunk], mask_feature).cpu()
-        extents = zip(_extent(binary[chunk].any(2)), _extent(binary[chunk].any(1)), strict=True)
-        crops += [
-            _crop(probability, rows, columns, *extent, threshold)
-            for probability, extent in zip(probabilities, extents, strict=True)
-        ]
-    return crops
+    boxes = np.zeros((len(kernels), 4), dtype=np.int64)
+
+    def crops() -> Iterator[BoolMask]:
+        for chunk in _chunks(len(kernels), mask_feature):
+            probabilities = _mask_probabilities(kernels[chunk], mask_feature).cpu()
+            extents = zip(_extent(binary[chunk].any(2)), _extent(binary[chunk].any(1)), strict=True)
+            for box, probability, extent in zip(boxes[chunk], probabilities, extents, strict=True):
+                box[:], mask = _crop(probability, rows, columns, *extent, threshold)
+                yield mask
+
+    return boxes, MaskCrops.pack(crops())
 
 
 def _extent(occupied: Tensor) -> list[tuple[int, int]]:
@@ -180,7 +183,7 @@ def _crop(
         return (0, 0, 0, 0), np.zeros((0, 0), dtype=np.bool_)
     top, bottom, left, right = int(ys[0]), int(ys[-1]) + 1, int(xs[0]), int(xs[-1]) + 1
     box = (x.start + left, y.start + top, x.start + right, y.start + bottom)
-    return box, mask[top:bottom, left:right].copy()
+    return box, mask[top:bottom, left:right]
 
 
 @dataclass(frozen=True, slots=True)

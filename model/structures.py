@@ -6,6 +6,8 @@ mask is ``(first column, first row, last column + 1, last row + 1)``. This line 
 convention; every other file refers to it.
 """
 
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -44,6 +46,32 @@ class SOLOv2Output:
 
 
 @dataclass(frozen=True, slots=True)
+class MaskCrops:
+    """Masks of any sizes, eight pixels a byte: a hundred of a large photo fit in memory."""
+
+    _packed: tuple[tuple[npt.NDArray[np.uint8], tuple[int, ...]], ...]  # bits and shape of each
+
+    @classmethod
+    def pack(cls, masks: Iterable[BoolMask]) -> Self:
+        """Take in (h, w) masks one after the other; none is kept as it was."""
+        return cls(tuple((np.packbits(mask), mask.shape) for mask in masks))
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def __getitem__(self, index: int) -> BoolMask:
+        """Mask ``index`` as a new (h, w) array."""
+        bits, shape = self._packed[index]
+        return np.unpackbits(bits, count=math.prod(shape)).view(np.bool_).reshape(shape)
+
+    def __iter__(self) -> Iterator[BoolMask]:
+        return (self[index] for index in range(len(self)))
+
+    def select(self, indices: Iterable[int]) -> Self:
+        return type(self)(tuple(self._packed[index] for index in indices))
+
+
+@dataclass(frozen=True, slots=True)
 class Instances:
     """The N instances found in one image, best first, in that image's own pixels.
 
@@ -54,7 +82,7 @@ class Instances:
     scores: npt.NDArray[np.float32]  # (N,) in [0, 1], descending
     labels: npt.NDArray[np.int64]  # (N,) index into the class names
     boxes: npt.NDArray[np.int64]  # (N, 4) half-open xyxy
-    masks: tuple[BoolMask, ...]  # N crops, (y2 - y1, x2 - x1) each
+    masks: MaskCrops  # N of them, (y2 - y1, x2 - x1) bool each
     height: int
     width: int
 
@@ -62,6 +90,18 @@ class Instances:
         lengths = {len(self.scores), len(self.labels), len(self.boxes), len(self.masks)}
         if len(lengths) != 1:
             raise ValueError(f"instances need equally many of each field, got {sorted(lengths)}")
+
+    @classmethod
+    def from_full_masks(
+        cls,
+        scores: npt.NDArray[np.float32],
+        labels: npt.NDArray[np.int64],
+        masks: BoolMask,
+    ) -> Self:
+        """Instances from (N, height, width) bool masks in the frame of their image."""
+        boxes = np.array([_tight_box(mask) for mask in masks], dtype=np.int64).reshape(-1, 4)
+        crops = (mask[y1:y2, x1:x2] for mask, (x1, y1, x2, y2) in zip(masks, boxes, strict=True))
+        return cls(scores, labels, boxes, MaskCrops.pack(crops), *masks.shape[1:])
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -72,7 +112,7 @@ class Instances:
             self.scores[keep],
             self.labels[keep],
             self.boxes[keep],
-            tuple(mask for mask, kept in zip(self.masks, keep, strict=True) if kept),
+            self.masks.select(np.flatnonzero(keep)),
             self.height,
             self.width,
         )
@@ -83,3 +123,10 @@ class Instances:
         for frame, (x1, y1, x2, y2), mask in zip(full, self.boxes, self.masks, strict=True):
             frame[y1:y2, x1:x2] = mask
         return full
+
+
+def _tight_box(mask: BoolMask) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if len(rows) == 0:
+        return (0, 0, 0, 0)
+    return (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)

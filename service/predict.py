@@ -11,7 +11,7 @@ import orjson
 
 from model.draw import draw_instances
 from model.polygons import rings_to_mask
-from model.structures import Instances
+from model.structures import Instances, MaskCrops
 from service.client import RefusedError
 from service.errors import BadImageError
 from service.worker.decode import RGBImage, decode_image
@@ -90,7 +90,7 @@ def instances_of(answer: Answer, height: int, width: int) -> tuple[Instances, li
             scores=np.array([box["score"] for box in boxes], dtype=np.float32),
             labels=np.array([names.index(box["label"]) for box in boxes], dtype=np.int64),
             boxes=np.array([edges for edges, _ in crops], dtype=np.int64).reshape(-1, 4),
-            masks=tuple(mask for _, mask in crops),
+            masks=MaskCrops.pack(mask for _, mask in crops),
             height=height,
             width=width,
         ),

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from model.draw import draw_instances
-from model.structures import Instances
+from model.structures import Instances, MaskCrops
 
 GREY = 100
 ORANGE, SKY_BLUE, GREEN = (230, 159, 0), (86, 180, 233), (0, 158, 115)
@@ -20,7 +22,7 @@ def rectangles(*boxes: tuple[int, int, int, int], height: int = 200, width: int 
         scores=np.array([0.9 - 0.1 * n for n in range(len(boxes))], np.float32),
         labels=np.array([n % 2 for n in range(len(boxes))], np.int64),
         boxes=np.array(boxes, np.int64).reshape(-1, 4),
-        masks=tuple(np.ones((y2 - y1, x2 - x1), np.bool_) for x1, y1, x2, y2 in boxes),
+        masks=MaskCrops.pack(np.ones((y2 - y1, x2 - x1), np.bool_) for x1, y1, x2, y2 in boxes),
         height=height,
         width=width,
     )
@@ -62,8 +64,9 @@ def test_the_mask_is_tinted_and_the_rest_of_the_picture_stays() -> None:
 
 
 def test_a_mask_is_tinted_only_where_it_is_true() -> None:
-    instances = rectangles((100, 80, 200, 180))
-    instances.masks[0][20:80, 20:80] = False
+    ring = np.ones((100, 100), np.bool_)
+    ring[20:80, 20:80] = False
+    instances = replace(rectangles((100, 80, 200, 180)), masks=MaskCrops.pack([ring]))
 
     picture = draw_instances(grey(), instances, NAMES)
 
@@ -191,7 +194,7 @@ def test_an_instance_without_a_pixel_is_not_drawn() -> None:
         scores=np.ones(1, np.float32),
         labels=np.zeros(1, np.int64),
         boxes=np.zeros((1, 4), np.int64),
-        masks=(np.zeros((0, 0), np.bool_),),
+        masks=MaskCrops.pack([np.zeros((0, 0), np.bool_)]),
         height=200,
         width=300,
     )

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from model.evaluate import AveragePrecision, CocoReport, evaluate_coco
-from model.structures import BoolMask, Instances
+from model.structures import BoolMask, Instances, MaskCrops
 
 CLASS_NAMES = ("cat", "person")  # not in the order of the category ids
 CATEGORIES = [
@@ -59,7 +59,7 @@ def to_instances(found: Found, size: tuple[int, int] = SIZE) -> Instances:
         scores=np.array([score for _, score, _ in found], dtype=np.float32),
         labels=np.array([CLASS_NAMES.index(name) for name, _, _ in found], dtype=np.int64),
         boxes=np.array(boxes, dtype=np.int64).reshape(-1, 4),
-        masks=tuple(crops),
+        masks=MaskCrops.pack(crops),
         height=size[0],
         width=size[1],
     )
@@ -271,7 +271,7 @@ def test_an_empty_mask_is_a_wrong_detection(dataset: DataSet, shapes: dict[int, 
         scores=np.append(np.float32(1), perfect.scores),
         labels=np.append(0, perfect.labels),
         boxes=np.concatenate([np.zeros((1, 4), np.int64), perfect.boxes]),
-        masks=(crop, *perfect.masks),
+        masks=MaskCrops.pack([crop, *perfect.masks]),
         height=SIZE[0],
         width=SIZE[1],
     )

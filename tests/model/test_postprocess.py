@@ -1,93 +1,44 @@
+import subprocess
+import sys
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from goldens import GOLDEN, load
-from torch import Tensor
+from outputs import (
+    CASES,
+    assert_golden,
+    golden_config,
+    golden_geometries,
+    golden_output,
+    random_output,
+)
 
 from model import postprocess as module
 from model.config import InferenceConfig
 from model.postprocess import points_nms, postprocess
-from model.structures import Geometry, Instances, SOLOv2Output
+from model.reference import reference_postprocess
+from model.structures import Geometry, Instances
 
-GOLDENS = load(GOLDEN / "unit_postprocess.npz")
-CASES = {case["name"]: case for case in GOLDENS.meta["cases"]}
-
-
-def golden_output(name: str) -> SOLOv2Output:
-    return SOLOv2Output(
-        GOLDENS.levels(f"{name}/cls"),
-        GOLDENS.levels(f"{name}/kernel"),
-        GOLDENS.tensor(f"{name}/mask_feats"),
-    )
+EVERYTHING = InferenceConfig(
+    candidate_threshold=0.0, score_threshold=0.0, max_instances=1000, candidates_before_nms=1000
+)
 
 
-def golden_geometries(name: str) -> list[Geometry]:
-    height, width = (4 * side for side in GOLDENS[f"{name}/mask_feats"].shape[2:])
-    return [
-        Geometry(tuple(meta["ori_shape"][:2]), tuple(meta["img_shape"][:2]), (height, width))
-        for meta in CASES[name]["metas"]
-    ]
-
-
-def golden_config(test_cfg: dict[str, Any]) -> InferenceConfig:
-    return InferenceConfig(
-        candidate_threshold=test_cfg["score_thr"],
-        mask_threshold=test_cfg["mask_thr"],
-        score_threshold=test_cfg["filter_thr"],
-        candidates_before_nms=test_cfg["nms_pre"],
-        max_instances=test_cfg["max_per_img"],
-        nms_kernel=test_cfg["kernel"],
-        nms_sigma=test_cfg["sigma"],
-    )
-
-
-def full_frame_masks(output: SOLOv2Output, cells: Tensor, geometry: Geometry) -> Tensor:
-    """Every cell's mask as the original makes it: whole frames, two resizes."""
-    kernels = torch.cat([k.flatten(2).transpose(1, 2) for k in output.kernels], dim=1)[0]
-    logits = F.conv2d(output.mask_feature, kernels[cells, :, None, None])
-    large = F.interpolate(logits.sigmoid(), size=geometry.canvas, mode="bilinear")
-    cut = large[..., : geometry.resized[0], : geometry.resized[1]]
-    return F.interpolate(cut, size=geometry.original, mode="bilinear")[0] > 0.5
-
-
-def random_output(seed: int, cells_above: float = 0.5) -> SOLOv2Output:
-    random = torch.Generator().manual_seed(seed)
-    grids = (10, 8, 6, 4, 3)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=random)
-
-    coarse = F.interpolate(draw(1, 8, 4, 5), size=(24, 40), mode="bilinear")
-    return SOLOv2Output(
-        tuple(draw(1, 3, s, s) * 2 - 2 + cells_above for s in grids),
-        tuple(draw(1, 8, s, s) for s in grids),
-        coarse.relu(),
-    )
+def assert_same(result: Instances, expected: Instances) -> None:
+    assert np.array_equal(result.labels, expected.labels)
+    np.testing.assert_allclose(result.scores, expected.scores, rtol=0, atol=1e-6)
+    assert np.array_equal(result.boxes, expected.boxes)
+    assert (result.full_masks() != expected.full_masks()).mean() <= 1e-5
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_results_equal_the_originals(name: str) -> None:
-    case = CASES[name]
-
     results = postprocess(
-        golden_output(name), golden_geometries(name), golden_config(case["test_cfg"])
+        golden_output(name), golden_geometries(name), golden_config(CASES[name]["test_cfg"])
     )
 
-    assert [len(result) for result in results] == case["n"]
-    for index, result in enumerate(results):
-        if len(result) == 0:
-            continue
-        expected = GOLDENS.bits(f"{name}/out{index}/masks_packed")
-        assert result.labels.tolist() == GOLDENS[f"{name}/out{index}/labels"].tolist()
-        np.testing.assert_allclose(
-            result.scores, GOLDENS[f"{name}/out{index}/scores"], rtol=0, atol=2e-4
-        )
-        assert (result.full_masks() != expected).mean() <= 1e-5
-        assert np.array_equal(result.boxes, GOLDENS[f"{name}/out{index}/mask2bbox"])
+    assert_golden(results, name)
 
 
 @pytest.mark.parametrize(
@@ -102,18 +53,59 @@ def test_results_equal_the_originals(name: str) -> None:
 )
 def test_cropped_upsampling_equals_whole_frames(geometry: Geometry) -> None:
     output = random_output(seed=3)
-    everything = InferenceConfig(
-        score_threshold=0.0, max_instances=1000, candidates_before_nms=1000
-    )
 
-    result = postprocess(output, [geometry], everything)[0]
+    [result] = postprocess(output, [geometry], InferenceConfig(score_threshold=0.0))
 
-    scores = torch.cat([points_nms(c.sigmoid()).flatten(2) for c in output.categories], dim=2)[0]
-    cells = (scores.amax(0) > 0.1).nonzero()[:, 0]
-    frames = full_frame_masks(output, cells, geometry).flatten(1).numpy()
+    [expected] = reference_postprocess(output, [geometry], InferenceConfig(score_threshold=0.0))
     assert len(result) > 20
-    for mask in result.full_masks():
-        assert (frames != mask.reshape(-1)).mean(1).min() <= 1e-5
+    assert_same(result, expected)
+
+
+@pytest.mark.parametrize("chunk_elements", [1, 24 * 40 * 7, 1 << 24])
+def test_a_flood_of_candidates_gives_what_one_mask_for_each_would(
+    monkeypatch: pytest.MonkeyPatch, chunk_elements: int
+) -> None:
+    flood = random_output(seed=6)
+    flood = replace(flood, categories=tuple(torch.rand_like(c) + 3 for c in flood.categories))
+    geometry = Geometry((60, 100), (96, 160), (96, 160))
+    monkeypatch.setattr(module, "CHUNK_ELEMENTS", chunk_elements)
+
+    [result] = postprocess(flood, [geometry], EVERYTHING)
+
+    [expected] = reference_postprocess(flood, [geometry], EVERYTHING)
+    assert len(result) > 100
+    assert_same(result, expected)
+
+
+FLOOD = """
+import resource, torch
+from model.config import InferenceConfig
+from model.postprocess import postprocess
+from model.structures import Geometry, SOLOv2Output
+
+torch.manual_seed(0)
+with torch.inference_mode():
+    output = SOLOv2Output(
+        tuple(torch.full((1, 80, s, s), 3.0) for s in (40, 36, 24, 16, 12)),
+        tuple(torch.rand(1, 16, s, s) for s in (40, 36, 24, 16, 12)),
+        torch.rand(1, 16, 200, 336),
+    )
+    geometry = Geometry((3000, 4000), (800, 1333), (800, 1344))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    [found] = postprocess(output, [geometry], InferenceConfig())
+added = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(len(found), found.masks[0].sum(), added)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="counts memory in Linux's unit")
+def test_309760_candidates_and_100_masks_of_12_megapixels_fit_in_a_gigabyte() -> None:
+    run = subprocess.run([sys.executable, "-c", FLOOD], capture_output=True, text=True, check=True)
+
+    found, pixels, kibibytes = map(int, run.stdout.split())
+    assert (found, pixels) == (100, 3000 * 4000)  # every mask is the whole picture
+    assert kibibytes < 1024**2
 
 
 def test_boxes_are_the_tight_half_open_boxes_of_the_masks() -> None:
@@ -125,17 +117,6 @@ def test_boxes_are_the_tight_half_open_boxes_of_the_masks() -> None:
     for box, mask in zip(result.boxes, result.full_masks(), strict=True):
         rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
         assert box.tolist() == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
-
-
-def test_working_in_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    geometry = Geometry((60, 100), (96, 160), (96, 160))
-    whole = postprocess(random_output(seed=2), [geometry], InferenceConfig())[0]
-
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", 24 * 40 * 3)
-    chunked = postprocess(random_output(seed=2), [geometry], InferenceConfig())[0]
-
-    np.testing.assert_allclose(whole.scores, chunked.scores, atol=1e-6)
-    assert (whole.full_masks() != chunked.full_masks()).mean() <= 1e-5
 
 
 def test_a_mask_that_lies_in_the_padding_alone_stays_without_box() -> None:

@@ -1,14 +1,12 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from goldens import GOLDEN, OFFICIAL, final_masks, load, picture, seeded_network
+from goldens import picture
 from tiny import TINY, save_tiny
 
 from model.checkpoint import Checkpoint, CheckpointError, save_checkpoint
-from model.config import VARIANTS, InferenceConfig, PreprocessConfig
 from model.predictor import Predictor
 from model.structures import Instances
 
@@ -24,26 +22,6 @@ def assert_same(one: Instances, other: Instances) -> None:
     assert np.array_equal(one.scores, other.scores)
     assert np.array_equal(one.labels, other.labels)
     assert np.array_equal(one.full_masks(), other.full_masks())
-
-
-@pytest.mark.parametrize("variant", OFFICIAL)
-def test_official_networks_find_what_the_original_finds(variant: str) -> None:
-    golden = load(GOLDEN / f"micro_{variant}.npz")
-    config = replace(VARIANTS[variant], preprocess=PreprocessConfig(long_side=128, short_side=96))
-    predictor = Predictor(
-        seeded_network(golden),
-        config,
-        inference=InferenceConfig(),
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-    )
-
-    result = predictor.predict([picture()])[0]
-
-    assert result.labels.tolist() == golden["labels"].tolist()
-    np.testing.assert_allclose(result.scores, golden["scores"], rtol=0, atol=2e-4)
-    assert (result.full_masks() != final_masks(golden)).mean() <= 1e-5
-    assert np.array_equal(result.boxes, golden["mask_bboxes"])
 
 
 def test_a_result_does_not_depend_on_its_company(predictor: Predictor) -> None:

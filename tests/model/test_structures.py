@@ -1,7 +1,9 @@
+import pickle
+
 import numpy as np
 import pytest
 
-from model.structures import Instances
+from model.structures import Instances, MaskCrops
 
 
 def three_instances() -> Instances:
@@ -10,10 +12,12 @@ def three_instances() -> Instances:
         scores=np.array([0.9, 0.5, 0.25], np.float32),
         labels=np.array([1, 0, 1], np.int64),
         boxes=np.array([(1, 1, 3, 4), (5, 4, 6, 5), (0, 0, 0, 0)], np.int64),
-        masks=(
-            np.array([(1, 0), (1, 0), (1, 1)], np.bool_),
-            np.ones((1, 1), np.bool_),
-            np.zeros((0, 0), np.bool_),
+        masks=MaskCrops.pack(
+            [
+                np.array([(1, 0), (1, 0), (1, 1)], np.bool_),
+                np.ones((1, 1), np.bool_),
+                np.zeros((0, 0), np.bool_),
+            ]
         ),
         height=5,
         width=6,
@@ -66,7 +70,27 @@ def test_a_selection_of_another_length_is_refused() -> None:
 def test_fields_of_different_lengths_are_refused(field: str) -> None:
     whole = three_instances()
     fields = {name: getattr(whole, name) for name in ("scores", "labels", "boxes", "masks")}
-    fields[field] = fields[field][:2]
+    masks = fields["masks"]
+    fields[field] = masks.select([0, 1]) if field == "masks" else fields[field][:2]
 
     with pytest.raises(ValueError, match=r"equally many of each field, got \[2, 3\]"):
         Instances(**fields, height=5, width=6)
+
+
+def test_packed_masks_come_back_as_they_were() -> None:
+    random = np.random.default_rng(0)
+    masks = [random.random(shape) > 0.5 for shape in ((3, 5), (1, 1), (8, 8), (0, 0), (17, 2))]
+
+    crops = MaskCrops.pack(masks)
+
+    assert len(crops) == len(masks)
+    for crop, mask in zip(crops, masks, strict=True):
+        assert (crop.dtype, crop.shape) == (np.bool_, mask.shape)
+        assert np.array_equal(crop, mask)
+    assert np.array_equal(crops[-1], masks[-1])
+
+
+def test_a_packed_mask_takes_an_eighth_of_its_pixels() -> None:
+    crops = MaskCrops.pack(np.ones((1000, 1000), np.bool_) for _ in range(8))
+
+    assert len(pickle.dumps(crops)) < 1_001_000

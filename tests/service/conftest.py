@@ -17,7 +17,7 @@ from PIL import Image
 from tiny import save_tiny
 
 from model.config import VARIANTS, SOLOv2Config
-from model.structures import Instances
+from model.structures import Instances, MaskCrops
 from service.dispatch.dispatcher import Dispatcher
 from service.protocol import EncodedImage
 from service.settings import Settings
@@ -84,7 +84,7 @@ class FakePredictor:
             np.array([0.9], np.float32),
             np.array([0]),
             np.array([(x1, y1, x2, y2)]),
-            (np.ones((y2 - y1, x2 - x1), np.bool_),),
+            MaskCrops.pack([np.ones((y2 - y1, x2 - x1), np.bool_)]),
             height,
             width,
         )

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.structures import Instances
+from model.structures import Instances, MaskCrops
 from service.worker.encode import encode_instances
 
 CLASSES = ("person", "traffic light")
@@ -23,7 +23,7 @@ def instances(*masks: np.ndarray, scores: list[float], labels: list[int]) -> Ins
         np.array(scores, np.float32),
         np.array(labels, np.int64),
         np.array(boxes, np.int64).reshape(-1, 4),
-        tuple(crops),
+        MaskCrops.pack(crops),
         100,
         200,
     )

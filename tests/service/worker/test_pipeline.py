@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.structures import Instances
+from model.structures import Instances, MaskCrops
 from service.errors import BadImageError
 from service.protocol import Frame, Kind, receive_frame, send_frame
 from service.settings import Settings
@@ -57,7 +57,7 @@ def test_the_tolerance_setting_decides_how_many_points_are_sent(
         np.array([0.9], np.float32),
         np.array([0]),
         np.array([(20, 20, 181, 181)]),
-        (disc[20:181, 20:181],),
+        MaskCrops.pack([disc[20:181, 20:181]]),
         200,
         200,
     )
