@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test check format bench-model clean
+.PHONY: serve test check format bench-model bench-variants clean
 
 serve: .venv/runtime  ## the service on port 5001, with the model in weights/
 	$(BIN)/solov2 serve
@@ -21,6 +21,9 @@ format: .venv/development
 
 bench-model: .venv/runtime  ## milliseconds by stage of the shipped model
 	$(BIN)/solov2 benchmark tests/photos/astronaut.jpg
+
+bench-variants: .venv/development  ## seconds per photo of each official network
+	PYTHONPATH=.:tests $(BIN)/python tests/benchmark_variants.py
 
 clean:
 	rm -rf .venv

@@ -13,10 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
-from service.settings import Settings, SettingsError
+from service.settings import Settings, SettingsError, cache_folder
 
 if TYPE_CHECKING:
     from model.evaluate import ClassReport, CocoReport
@@ -140,7 +149,7 @@ def evaluate(
         _fail(f"{out}: its folder does not exist")
     try:
         predictor = Predictor.load(settings.weights_path, settings.devices, settings.precision)
-        with _progress() as progress:
+        with _progress(MofNCompleteColumn()) as progress:
             task = progress.add_task("evaluating", total=None)
             report = evaluate_coco(
                 predictor.predict,
@@ -213,10 +222,10 @@ def download(
 ) -> None:
     """Fetch, verify and convert the published weights of an official variant."""
     from model.checkpoint import CheckpointError
-    from service.download import DownloadError, cache_folder, download_weights
+    from service.download import DownloadError, download_weights
 
     try:
-        with _progress() as progress:
+        with _progress(DownloadColumn(), TransferSpeedColumn()) as progress:
             task = progress.add_task(variant, total=None)
             path = download_weights(
                 variant,
@@ -229,12 +238,12 @@ def download(
     console.print(str(path))
 
 
-def _progress() -> Progress:
-    """A bar on the terminal; nothing where there is none."""
+def _progress(*figures: ProgressColumn) -> Progress:
+    """A bar with those figures on the terminal; nothing where there is none."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        *figures,
         TimeRemainingColumn(),
         console=console,
         transient=True,

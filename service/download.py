@@ -1,11 +1,11 @@
 """Fetch published weights once, check them, and keep them as a safetensors file."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from filelock import FileLock
 
 from model.checkpoint import file_sha256
 from model.convert_mmdet import convert_file
@@ -21,12 +21,6 @@ _MAX_BYTES = 1024**3  # the largest published file has 454 MB
 
 class DownloadError(Exception):
     """The weights could not be fetched; the text is one line that says why."""
-
-
-def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/solov2``, or ``~/.cache/solov2`` where that is not set."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "solov2"
 
 
 def download_weights(
@@ -52,10 +46,12 @@ def download_weights(
     if published is None:
         raise DownloadError(f"no published weights of {variant!r}; there are {_names()}")
     result = folder / Path(published.file_name).with_suffix(".safetensors").name
-    if not result.is_file():
-        archive = fetch(published, folder, base_url=base_url, progress=progress)
-        convert_file(archive, result, variant=variant)
-        _Part(archive).remove()
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(result.with_suffix(".lock")):  # who comes second waits, and finds the result
+        if not result.is_file():
+            archive = fetch(published, folder, base_url=base_url, progress=progress)
+            convert_file(archive, result, variant=variant)
+            _Part(archive).remove()
     return result
 
 

@@ -1,5 +1,6 @@
 """Everything a deployment may set, read from the environment here and nowhere else."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -79,3 +80,9 @@ def _describe(error: ValidationError) -> str:
     name = str(first["loc"][0]).upper()
     variable = name if name.startswith((_PREFIX, "AZUREML_")) else _PREFIX + name
     return f"{variable}: {first['msg']}, got {first['input']!r}"
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: ``$XDG_CACHE_HOME/solov2``, else ``~/.cache/solov2``."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "solov2"

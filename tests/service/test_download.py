@@ -1,6 +1,7 @@
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +16,7 @@ from goldens import official_keys
 from model.checkpoint import load_checkpoint
 from model.config import VARIANTS
 from model.registry import PublishedWeights
-from service.download import DownloadError, _client, cache_folder, download_weights, fetch
+from service.download import DownloadError, _client, download_weights, fetch
 
 CONTENT = bytes(range(256)) * 4000  # 1,024,000 bytes
 PATH = "/mirror/model/"
@@ -360,10 +361,23 @@ def test_weights_are_kept_as_safetensors_and_fetched_once(
     path = download_weights(LIGHT, cache, base_url=weights)
 
     assert path.suffix == ".safetensors"
-    assert names(cache) == {path.name}
+    assert names(cache) - {path.with_suffix(".lock").name} == {path.name}
     assert load_checkpoint(path).config == VARIANTS[LIGHT]
     server.server_close()
     assert download_weights(LIGHT, cache, base_url=weights) == path
+    assert len(server.behaviour.ranges_asked) == 1
+
+
+def test_two_downloads_at_once_fetch_one_file(
+    weights: str, server: FileServer, tmp_path: Path
+) -> None:
+    with ThreadPoolExecutor() as pool:
+        paths = set(
+            pool.map(lambda _: download_weights(LIGHT, tmp_path, base_url=weights), range(2))
+        )
+
+    assert len(paths) == 1
+    assert load_checkpoint(paths.pop()).config == VARIANTS[LIGHT]
     assert len(server.behaviour.ranges_asked) == 1
 
 
@@ -379,18 +393,3 @@ def test_without_a_mirror_the_authors_server_is_asked(
 
     with pytest.raises(DownloadError, match=r"^solov2_r50_fpn_1x_coco_.*127"):
         download_weights("r50_1x", tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("variable", "expected"),
-    [(None, "home/.cache/solov2"), ("relative", "home/.cache/solov2"), ("/c", "/c/solov2")],
-)
-def test_the_cache_is_where_the_desktop_keeps_caches(
-    variable: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    if variable is not None:
-        monkeypatch.setenv("XDG_CACHE_HOME", variable)
-
-    assert cache_folder() == tmp_path / expected

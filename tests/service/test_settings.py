@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import Settings, SettingsError
+from service.settings import Settings, SettingsError, cache_folder
 
 
 def test_a_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,3 +96,18 @@ def test_settings_arrive_in_a_worker_as_they_were_sent(monkeypatch: pytest.Monke
     monkeypatch.setenv("SOLOV2_PORT", "7")
 
     assert Settings.model_validate_json(sent.model_dump_json()) == sent
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [(None, "home/.cache/solov2"), ("relative", "home/.cache/solov2"), ("/c", "/c/solov2")],
+)
+def test_the_cache_is_where_the_desktop_keeps_caches(
+    variable: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", variable)
+
+    assert cache_folder() == tmp_path / expected
