@@ -23,6 +23,13 @@ class ServiceError(Exception):
         )
 
 
+class InternalError(ServiceError):
+    """A bug of ours; the log has the details."""
+
+    def __init__(self) -> None:
+        super().__init__("An unexpected internal error occurred. Check the logs for more info.")
+
+
 class BadRequestError(ServiceError):
     """The body is not what ``/score`` takes."""
 
@@ -56,7 +63,7 @@ class BodyTooLargeError(ServiceError):
 
 
 class UnsupportedMediaTypeError(ServiceError):
-    """The body is not declared as JSON."""
+    """The body is not declared as plain JSON."""
 
     status = 415
     reason = "unsupported_media_type"
@@ -68,6 +75,29 @@ class QueueFullError(ServiceError):
     status = 429
     reason = "queue_full"
     retry_after_s = 1
+
+
+class TooManyBytesError(QueueFullError):
+    """All requests that are being received hold as many bytes as they may."""
+
+    reason = "bytes_full"
+
+    def __init__(self) -> None:
+        super().__init__("too many bytes of requests are being received; retry shortly")
+
+
+class HeaderTooLargeError(ServiceError):
+    """An id in the headers is too long."""
+
+    status = 431
+    reason = "header_too_large"
+
+
+class SwaggerVersionError(ServiceError):
+    """There is no API description in that version."""
+
+    status = 404
+    reason = "swagger_version"
 
 
 class ClientGoneError(ServiceError):
@@ -105,3 +135,15 @@ class ScoringError(ServiceError):
         super().__init__(
             "An unexpected error occurred in scoring script. Check the logs for more info."
         )
+
+
+class UrlRefusedError(BadImageError):
+    """An image URL that this server does not fetch from, wherever it may lead."""
+
+    reason = "url_refused"
+
+
+class FetchError(BadImageError):
+    """No image came from a URL. Why is told to the log alone: it would map our network."""
+
+    reason = "fetch_failed"

@@ -1,17 +1,50 @@
 """Everything a deployment may set, read from the environment here and nowhere else."""
 
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+import idna
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_PREFIX = "SOLOV2_"
+_MIB = 1024**2
+_HOST_NAME = re.compile(r"[0-9a-z_-]+(\.[0-9a-z_-]+)*")
+
+
+def _split(value: object) -> object:
+    """``"a, b"`` -> ``["a", "b"]``."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _host_pattern(entry: str) -> str:
+    """In lower case and ASCII; what begins with a dot stands for all hosts below it."""
+    name = re.sub(r"^\*?\.", "", entry)
+    dot = "" if name == entry else "."
+    try:
+        ascii_name = name.lower() if name.isascii() else idna.encode(name.lower()).decode()
+    except idna.IDNAError:
+        ascii_name = ""
+    if not _HOST_NAME.fullmatch(ascii_name):
+        raise ValueError("no host name such as example.com, nor .example.com for those below it")
+    return dot + ascii_name
+
+
+def _azure(name: str, azures: str | None = None) -> Any:
+    """Read ``SOLOV2_<name>``, else the variable that Azure's own server reads."""
+    return Field(validation_alias=AliasChoices(_PREFIX + name, azures or name))
+
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
-_PREFIX = "SOLOV2_"
-_MIB = 1024**2
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+HostPattern = Annotated[str, AfterValidator(_host_pattern)]
+HostPatterns = Annotated[tuple[HostPattern, ...], NoDecode, BeforeValidator(_split)]
 
 
 class SettingsError(ValueError):
@@ -37,20 +70,34 @@ class Settings(BaseSettings):
     polygon_tolerance_px: Annotated[float, Field(ge=0)] = 0.75
     apply_exif: bool = False
 
-    scoring_timeout_ms: Annotated[
-        PositiveInt,
-        Field(validation_alias=AliasChoices("SOLOV2_SCORING_TIMEOUT_MS", "SCORING_TIMEOUT_MS")),
-    ] = 60_000
+    service_name: Annotated[str, _azure("SERVICE_NAME")] = "ML service"
+    service_version: Annotated[str, _azure("SERVICE_VERSION")] = "1.0"
+    service_path_prefix: Annotated[str, _azure("SERVICE_PATH_PREFIX")] = ""
+    server_version_header: Annotated[
+        bool,
+        _azure("SERVER_VERSION_HEADER", "SERVER_VERSION_LOG_RESPONSE_ENABLED"),
+        BeforeValidator(lambda value: str(value).lower() == "true"),  # as Azure reads it
+    ] = True
+    cors_origins: Annotated[CommaSeparated, _azure("CORS_ORIGINS", "AML_CORS_ORIGINS")] = ()
+
+    scoring_timeout_ms: Annotated[PositiveInt, _azure("SCORING_TIMEOUT_MS")] = 60_000
     max_queue_images: PositiveInt = 256
     max_queue_bytes: PositiveInt = 512 * _MIB
 
     max_body_bytes: PositiveInt = 100_000_000
+    max_inflight_bytes: PositiveInt = 512 * _MIB
     body_timeout_s: PositiveFloat = 30
     max_images_per_request: PositiveInt = 128
     max_image_bytes: PositiveInt = 32 * _MIB
     max_image_pixels: PositiveInt = 50_000_000
     max_image_side: PositiveInt = 16_384
+    max_image_aspect: PositiveInt = 1000
     max_jpeg_scans: PositiveInt = 64
+    url_policy: Literal["public", "allowlist", "disabled"] = "public"
+    url_allowlist: HostPatterns = ()
+    url_allow_private: bool = False  # private and loopback addresses; never those of metadata
+    url_timeout_s: PositiveFloat = 10
+    max_json_depth: PositiveInt = 32
 
     @property
     def weights_path(self) -> Path:

@@ -23,7 +23,7 @@ def variable(name: str) -> str:
 
 def written(default: object) -> str:
     """A default as the table writes it."""
-    if default is None:
+    if default in (None, "", ()):
         return ""
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 

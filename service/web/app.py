@@ -3,16 +3,19 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from service.dispatch.dispatcher import Dispatcher, LocalDispatcher
-from service.errors import BodyTimeoutError, BodyTooLargeError, ServiceError
 from service.settings import Settings
-from service.web.body import ClosingResponse
-from service.web.middleware import REQUEST_ID, RequestMiddleware
+from service.web.answers import RUN_FAILED, message_body
+from service.web.budget import ByteBudget
+from service.web.cors import CORSMiddleware
+from service.web.fetch import Fetcher
+from service.web.middleware import RequestMiddleware
 from service.web.routes import router
+from service.web.scoring import Scorer
+from service.web.unread import UnreadBodyMiddleware
 
 # Azure's words for what the router refuses.
 _ROUTER_MESSAGES = {
@@ -20,7 +23,6 @@ _ROUTER_MESSAGES = {
     "check your spelling and try again.",
     405: "The method is not allowed for the requested URL.",
 }
-_BUG_MESSAGE = "An unexpected internal error occurred. Check the logs for more info."
 
 
 def create_app(settings: Settings, dispatcher: Dispatcher | None = None) -> FastAPI:
@@ -34,11 +36,15 @@ def create_app(settings: Settings, dispatcher: Dispatcher | None = None) -> Fast
     app = FastAPI(lifespan=_lifespan, redirect_slashes=False, openapi_url=None)
     app.state.settings = settings
     app.state.dispatcher = dispatcher or LocalDispatcher(settings)
+    app.state.fetcher = Fetcher(settings)
+    app.state.scorer = Scorer(settings, app.state.dispatcher, app.state.fetcher)
+    app.state.budget = ByteBudget(settings.max_inflight_bytes)
     app.include_router(router)
-    app.add_exception_handler(ServiceError, _on_service_error)
     app.add_exception_handler(HTTPException, _on_router_error)
-    app.add_exception_handler(Exception, _on_bug)
-    app.add_middleware(RequestMiddleware)
+    app.add_middleware(RequestMiddleware, settings=settings)
+    app.add_middleware(UnreadBodyMiddleware)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, origins=settings.cors_origins)
     return app
 
 
@@ -50,33 +56,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         await dispatcher.stop()
-
-
-async def _on_service_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ServiceError)
-    request.state.record.reason = error.reason
-    headers = {"x-ms-run-function-failed": str(error.run_failed)}
-    if error.retry_after_s is not None:
-        headers["retry-after"] = str(error.retry_after_s)
-    unread = isinstance(error, BodyTooLargeError | BodyTimeoutError)
-    kind = ClosingResponse if unread else Response
-    return kind(_message(str(error)), error.status, headers, "application/json")
+        await app.state.fetcher.aclose()
 
 
 async def _on_router_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     request.state.record.reason = "not_routed"
     message = _ROUTER_MESSAGES.get(error.status_code, error.detail)
-    headers = {"x-ms-run-function-failed": "False", **(error.headers or {})}
-    return Response(_message(message), error.status_code, headers, "application/json")
-
-
-async def _on_bug(request: Request, _error: Exception) -> Response:
-    # Starlette answers with this from outside every middleware, then raises the error again for
-    # the log; the id must be put on by hand.
-    headers = {"x-ms-run-function-failed": "False", REQUEST_ID: request.state.record.request_id}
-    return Response(_message(_BUG_MESSAGE), 500, headers, "application/json")
-
-
-def _message(text: str) -> bytes:
-    return orjson.dumps({"message": text})
+    headers = {RUN_FAILED: "False", **(error.headers or {})}
+    return Response(message_body(message), error.status_code, headers, "application/json")

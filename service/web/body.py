@@ -1,12 +1,9 @@
 """The request body, bounded in bytes and in time."""
 
 import asyncio
-import contextlib
 import re
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from service.errors import (
     BodyTimeoutError,
@@ -15,21 +12,22 @@ from service.errors import (
     UnsupportedMediaTypeError,
 )
 from service.settings import Settings
-
-# How long a client that still sends may go on, so that it comes to read why nobody listens.
-_LINGER_S = 10
+from service.web.budget import Account
 
 _JSON = re.compile(r"application/(?:[^\s;/]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
 
 
 def require_json(request: Request) -> None:
-    """Refuse a body that is not declared as JSON, before a byte of it is read."""
+    """Refuse a body that is not declared as plain JSON, before a byte of it is read."""
     if not _JSON.fullmatch(request.headers.get("content-type", "").strip()):
         raise UnsupportedMediaTypeError("Expects Content-Type to be application/json")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise UnsupportedMediaTypeError("Content-Encoding is not supported: send the JSON as it is")
 
 
-async def read_body(request: Request, settings: Settings) -> bytearray:
-    """All of the body. What is too large is refused as soon as that is known."""
+async def read_body(request: Request, settings: Settings, account: Account) -> bytearray:
+    """All of the body, held on ``account``. Too large is refused as soon as that is known."""
     limit = settings.max_body_bytes
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
@@ -40,6 +38,7 @@ async def read_body(request: Request, settings: Settings) -> bytearray:
             async for chunk in request.stream():
                 if len(body) + len(chunk) > limit:
                     raise BodyTooLargeError(f"the body has more than the limit of {limit} bytes")
+                account.add(len(chunk))
                 body += chunk
     except TimeoutError:
         raise BodyTimeoutError(
@@ -48,21 +47,3 @@ async def read_body(request: Request, settings: Settings) -> bytearray:
     except ClientDisconnect:
         raise ClientGoneError("the client left before the body was complete") from None
     return body
-
-
-class ClosingResponse(Response):
-    """Answers at once a request whose body will not be read, then closes the connection.
-
-    Closing at once would reset it under a client that still sends, and the answer would be lost.
-    Not closing would let that client send for ever. So what comes is dropped for a while first.
-    """
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        headers = [*self.raw_headers, (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
-        await send({"type": "http.response.body", "body": self.body, "more_body": True})
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LINGER_S):
-                while (await receive()).get("more_body"):
-                    pass
-        await send({"type": "http.response.body"})

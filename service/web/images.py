@@ -4,6 +4,7 @@ Everything is judged here before any decoder sees a pixel: size in bytes, format
 number of JPEG scans.
 """
 
+import asyncio
 import io
 import re
 import warnings
@@ -14,6 +15,8 @@ from PIL import Image
 from service.errors import BadImageError
 from service.protocol import EncodedImage
 from service.settings import Settings
+from service.web.budget import Account
+from service.web.fetch import Fetcher
 from service.web.jpeg import count_scans
 
 # The pixel limit is a setting, checked below; Pillow's own would warn or raise at other numbers.
@@ -28,29 +31,43 @@ _MAGIC = {
     "GIF": re.compile(rb"GIF8[79]a"),
 }
 
+# Characters of a string that takes long enough to decode to disturb a health probe.
+_LARGE = 1 << 20
+
 _DATA_URI = re.compile(r"\s*data:[^,]{0,100};base64,", re.IGNORECASE)
 _URL = re.compile(r"\s*https?://", re.IGNORECASE)
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
-async def read_image(row: int, text: str, settings: Settings) -> EncodedImage:
+async def read_image(
+    text: str, settings: Settings, fetcher: Fetcher, account: Account
+) -> EncodedImage:
     """The image that one string of the request stands for.
 
     Args:
-        row: Its place in the request, for the messages.
-        text: Base64 (line-wrapped, unpadded and URL-safe too, with or without ``data:`` prefix).
+        text: Base64 (line-wrapped, unpadded and URL-safe too, with or without ``data:`` prefix),
+            or the address of the image.
         settings: The limits.
+        fetcher: Downloads what is named by its address.
+        account: Holds what is downloaded.
 
     Raises:
-        BadImageError: It is no image, or larger than the limits; the message names the row.
+        BadImageError: It is no image, cannot be had, or is larger than the limits.
     """
-    try:
-        if _URL.match(text):
-            raise BadImageError("image URLs are not enabled on this server")
-        data = decode_base64(text, settings.max_image_bytes)
-        width, height = check_header(data, settings)
-    except BadImageError as error:
-        raise error.in_row(row) from None
+    if _URL.match(text):
+        data = await fetcher.fetch(text.strip(), hold=account.add)
+        return _checked(data, settings)
+    if len(text) > _LARGE:
+        return await asyncio.to_thread(_from_base64, text, settings)
+    return _from_base64(text, settings)
+
+
+def _from_base64(text: str, settings: Settings) -> EncodedImage:
+    return _checked(decode_base64(text, settings.max_image_bytes), settings)
+
+
+def _checked(data: bytes, settings: Settings) -> EncodedImage:
+    width, height = check_header(data, settings)
     return EncodedImage(data, width, height)
 
 
@@ -88,6 +105,11 @@ def check_header(data: bytes, settings: Settings) -> tuple[int, int]:
         raise BadImageError(
             f"the image is {width}x{height} pixels, "
             f"more than the limit of {settings.max_image_side} a side"
+        )
+    if max(width, height) > settings.max_image_aspect * min(width, height):
+        raise BadImageError(
+            f"the image is {width}x{height} pixels, one side more than "
+            f"{settings.max_image_aspect} times the other"
         )
     if width * height > settings.max_image_pixels:
         raise BadImageError(

@@ -1,19 +1,30 @@
-"""What every request gets: an id, and one line in the log."""
+"""What every request gets: Azure's ids and headers, an answer, and one line in the log."""
 
+import contextlib
 import logging
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.errors import HeaderTooLargeError, InternalError, ServiceError
 from service.logs import log_event
+from service.settings import Settings
+from service.web.answers import error_answer
 
 logger = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
+CLIENT_ID = "x-ms-client-request-id"
+LEGACY_ID = "x-ms-request-id"  # deprecated by Azure, still sent by its clients
+TRACE_ID = "traceid"
+SERVER_VERSION = "x-ms-server-version"
 
+_MAX_ID_CHARS = 100
 _UNLOGGED_PATHS = {"/", "/livez", "/readyz"}  # probes call them every few seconds
 
 
@@ -21,42 +32,92 @@ _UNLOGGED_PATHS = {"/", "/livez", "/readyz"}  # probes call them every few secon
 class RequestRecord:
     """What the log will say about one request; whoever learns something fills it in."""
 
-    request_id: str
+    request_id: str = ""
     status: int = 500
     reason: str = "unfinished"
     images: int = 0
     body_bytes: int = 0
+    stages_ms: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Note how long the block takes."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages_ms[name] = _milliseconds_since(started)
 
 
 class RequestMiddleware:
-    """Puts a ``RequestRecord`` into the request's state, its id on the answer, and logs it."""
+    """Puts a ``RequestRecord`` into the request's state, its ids on the answer, and logs it.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Whatever the application raises becomes an answer here, so that it has these headers too.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
+        self._version = f"solov2/{version('solov2')}" if settings.server_version_header else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        record = RequestRecord(Headers(scope=scope).get(REQUEST_ID) or str(uuid.uuid4()))
+        sent, refusal = self._headers(Headers(scope=scope))
+        record = RequestRecord(sent.get(REQUEST_ID, ""))
         scope.setdefault("state", {})["record"] = record
+        begun = False
 
-        async def send_with_id(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 record.status = message["status"]
                 if record.status < 400:
                     record.reason = "ok"
-                MutableHeaders(scope=message)[REQUEST_ID] = record.request_id
+                MutableHeaders(scope=message).update(sent)
             await send(message)
 
         try:
-            await self.app(scope, receive, send_with_id)
-        except Exception:
-            record.reason = "internal_error"
-            raise
+            if refusal is not None:
+                raise refusal
+            await self.app(scope, receive, send_with_headers)
+        except Exception as error:
+            if begun:
+                raise
+            answer = error_answer(_as_answerable(error, record))
+            await answer(scope, receive, send_with_headers)
         finally:
             _log(scope, record)
+
+    def _headers(self, request: Headers) -> tuple[dict[str, str], HeaderTooLargeError | None]:
+        """The headers to send with the answer, and why the request is refused for its own."""
+        ids, refusal = _ids(request)
+        others = {TRACE_ID: request.get(TRACE_ID), SERVER_VERSION: self._version}
+        return ids | {name: value for name, value in others.items() if value}, refusal
+
+
+def _ids(request: Headers) -> tuple[dict[str, str], HeaderTooLargeError | None]:
+    request_id = request.get(REQUEST_ID) or str(uuid.uuid4())
+    if len(request_id) > _MAX_ID_CHARS:
+        return {}, HeaderTooLargeError(f"{REQUEST_ID} must not exceed {_MAX_ID_CHARS} characters")
+    legacy = request.get(LEGACY_ID, "")
+    client = request.get(CLIENT_ID, "") or legacy
+    if max(len(legacy), len(client)) > _MAX_ID_CHARS:
+        names = f"{LEGACY_ID} and {CLIENT_ID}"
+        refusal = HeaderTooLargeError(f"{names} must not exceed {_MAX_ID_CHARS} characters")
+        return {REQUEST_ID: request_id}, refusal
+    ids = {REQUEST_ID: request_id, LEGACY_ID: legacy or client or request_id}
+    return ids | ({CLIENT_ID: client} if client else {}), None
+
+
+def _as_answerable(error: Exception, record: RequestRecord) -> ServiceError:
+    if not isinstance(error, ServiceError):
+        logger.error("a request failed through a bug", exc_info=error)
+        error = InternalError()
+    record.reason = error.reason
+    return error
 
 
 def _log(scope: Scope, record: RequestRecord) -> None:
@@ -72,5 +133,10 @@ def _log(scope: Scope, record: RequestRecord) -> None:
         reason=record.reason,
         images=record.images,
         bytes=record.body_bytes,
-        ms=round((time.perf_counter() - record.started) * 1000, 3),
+        stages_ms=record.stages_ms,
+        ms=_milliseconds_since(record.started),
     )
+
+
+def _milliseconds_since(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 3)

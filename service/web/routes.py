@@ -1,17 +1,23 @@
 """What the service answers on each path."""
 
 import time
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import HTMLResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
 from service.dispatch.dispatcher import Dispatcher
 from service.errors import UnavailableError
 from service.settings import Settings
-from service.web.body import require_json
+from service.web.answers import RUN_FAILED
+from service.web.body import read_body, require_json
+from service.web.budget import Account
+from service.web.compression import compressed
 from service.web.middleware import RequestRecord
-from service.web.scoring import read_images, score_all, unless_client_leaves
+from service.web.schemas import images_of_body, images_of_query
+from service.web.scoring import Scorer, unless_client_leaves
+from service.web.swagger import api_description
 
 router = APIRouter()
 
@@ -26,30 +32,72 @@ async def _dispatcher(request: Request) -> Dispatcher:
     return dispatcher
 
 
+async def _scorer(request: Request) -> Scorer:
+    scorer: Scorer = request.app.state.scorer
+    return scorer
+
+
 async def _record(request: Request) -> RequestRecord:
     record: RequestRecord = request.state.record
     return record
 
 
+async def _account(request: Request) -> AsyncIterator[Account]:
+    with request.app.state.budget.account() as account:
+        yield account
+
+
 SettingsDep = Annotated[Settings, Depends(_settings)]
 DispatcherDep = Annotated[Dispatcher, Depends(_dispatcher)]
+ScorerDep = Annotated[Scorer, Depends(_scorer)]
 RecordDep = Annotated[RequestRecord, Depends(_record)]
+AccountDep = Annotated[Account, Depends(_account)]
 
 
-@router.post("/score")
+@router.api_route("/score", methods=["GET", "POST"])
 async def score(
-    request: Request, settings: SettingsDep, dispatcher: DispatcherDep, record: RecordDep
+    request: Request,
+    settings: SettingsDep,
+    scorer: ScorerDep,
+    record: RecordDep,
+    account: AccountDep,
 ) -> Response:
-    """Find and outline every object in each image."""
-    require_json(request)
-    images = await read_images(request, settings, record)
+    """Find and outline every object in each image.
+
+    POST takes the table as JSON body, GET as the argument ``input_data`` of the query.
+    """
+    if request.method == "POST":
+        require_json(request)
+    _require_available(scorer.dispatcher)  # a body that nobody could score need not be read
+    with record.stage("read"):
+        body = await read_body(request, settings, account)
+        record.body_bytes = len(body)
+    with record.stage("parse"):
+        if request.method == "POST":
+            images = images_of_body(body, settings)
+        else:
+            images = images_of_query(request.query_params.multi_items(), settings)
+        record.images = len(images)
+        del body
     started = time.perf_counter()
-    fragments = await unless_client_leaves(request, score_all(images, dispatcher))
+    fragments = await unless_client_leaves(request, scorer.score(images, account, record))
     headers = {
-        "x-ms-run-function-failed": "False",
+        RUN_FAILED: "False",
         "x-ms-run-fn-exec-ms": f"{(time.perf_counter() - started) * 1000:.3f}",
     }
-    return Response(b"[" + b",".join(fragments) + b"]", 200, headers, "application/json")
+    answer = Response(b"[" + b",".join(fragments) + b"]", 200, headers, "application/json")
+    return await compressed(answer, request.headers.get("accept-encoding", ""))
+
+
+@router.options("/score")
+async def score_options() -> Response:
+    """Empty; what a page of another origin may do stands in the headers."""
+    return Response(headers={RUN_FAILED: "False"}, media_type="application/json")
+
+
+@router.get("/swagger.json")
+async def swagger(settings: SettingsDep, version: str = "2") -> Response:
+    return JSONResponse(api_description(version, settings), headers={RUN_FAILED: "False"})
 
 
 @router.api_route("/", methods=["GET", "HEAD"])
@@ -57,6 +105,11 @@ async def health(dispatcher: DispatcherDep) -> Response:
     """Azure's probe."""
     _require_available(dispatcher)
     return HTMLResponse("Healthy")
+
+
+@router.options("/")
+async def health_options() -> Response:
+    return HTMLResponse(headers={"allow": "HEAD, OPTIONS, GET"})
 
 
 @router.get("/livez")

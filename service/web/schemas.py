@@ -1,11 +1,14 @@
 """The body of ``/score``: Azure's ``input_data`` table, read from raw bytes."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, from_json, to_json
 
 from service.errors import BadRequestError
+from service.settings import Settings
+from service.web.json_text import UNDECODABLE, as_utf8, check_structure
 
 IMAGE_COLUMN = "image"
 
@@ -34,26 +37,50 @@ class ScoreRequest(BaseModel):
     params: Params | None = None
 
 
-def parse_images(body: bytes | bytearray) -> list[str]:
+def images_of_body(body: bytes | bytearray, settings: Settings) -> list[str]:
     """The image column of a request body, one string a row, in the order of the rows.
 
     Raises:
-        BadRequestError: The body is no such table; the message names the row where there is one.
+        BadRequestError: The body is no such table, or has too many rows; the message names the
+            row where there is one.
     """
     if not body:
         raise BadRequestError("POST body is empty. Expecting a JSON dictionary.")
+    text = as_utf8(body)
+    check_structure(text, settings.max_json_depth)
     try:
-        table = ScoreRequest.model_validate_json(body).input_data
+        table = ScoreRequest.model_validate_json(text).input_data
     except ValidationError as error:
         raise BadRequestError(_explain(error.errors(include_url=False)[0])) from None
-    return _image_column(table)
+    return _image_column(table, settings.max_images_per_request)
+
+
+def images_of_query(arguments: Iterable[tuple[str, str]], settings: Settings) -> list[str]:
+    """The same from a query, each of whose values may be JSON. Of a name given twice: a list.
+
+    Raises:
+        BadRequestError: As for a body.
+    """
+    values: dict[str, list[Any]] = {}
+    for name, text in arguments:
+        values.setdefault(name, []).append(_decoded(text))
+    request = {name: found[0] if len(found) == 1 else found for name, found in values.items()}
+    return images_of_body(to_json(request), settings)
+
+
+def _decoded(text: str) -> Any:
+    """The value that a JSON text stands for, or the text itself where it is none."""
+    try:
+        return from_json(text)
+    except ValueError:
+        return text
 
 
 def _explain(error: ErrorDetails) -> str:
     """Azure's own words where it has some."""
     match error:
         case {"type": "json_invalid", "ctx": {"error": detail}}:
-            return f"POST body could not be decoded as JSON: {detail}"
+            return f"{UNDECODABLE}{detail}"
         case {"loc": ()}:
             return "POST body should be a JSON dictionary."
         case {"type": "missing", "loc": ("input_data",)}:
@@ -64,13 +91,18 @@ def _explain(error: ErrorDetails) -> str:
             return f"{'.'.join(map(str, error['loc']))}: {error['msg']}"
 
 
-def _image_column(table: InputData) -> list[str]:
+def _image_column(table: InputData, max_rows: int) -> list[str]:
     if IMAGE_COLUMN not in table.columns:
         raise BadRequestError(
             f"input_data.columns: expected a column named 'image', got {_short(table.columns)}"
         )
     if not table.data:
         raise BadRequestError("input_data.data: no rows, expected at least one image")
+    if len(table.data) > max_rows:
+        raise BadRequestError(
+            f"input_data.data: {len(table.data)} images, "
+            f"more than the limit of {max_rows} a request"
+        )
     if table.index is not None and len(table.index) != len(table.data):
         raise BadRequestError(
             f"input_data.index: {len(table.index)} values for {len(table.data)} rows of data"

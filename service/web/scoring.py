@@ -1,57 +1,65 @@
 """The rows of one request, scored together."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 
 from service.dispatch.dispatcher import Dispatcher
-from service.errors import BadImageError, BadRequestError, ClientGoneError
+from service.errors import BadImageError, ClientGoneError
 from service.protocol import EncodedImage
 from service.settings import Settings
-from service.web.body import read_body
+from service.web.budget import Account
+from service.web.fetch import Fetcher
 from service.web.images import read_image
 from service.web.middleware import RequestRecord
-from service.web.schemas import parse_images
 
 T = TypeVar("T")
 
 
-async def read_images(
-    request: Request, settings: Settings, record: RequestRecord
-) -> list[EncodedImage]:
-    """Every image of the request, all of them checked before the first is scored."""
-    body = await read_body(request, settings)
-    record.body_bytes = len(body)
-    texts = parse_images(body)
-    if len(texts) > settings.max_images_per_request:
-        raise BadRequestError(
-            f"input_data.data: {len(texts)} images, "
-            f"more than the limit of {settings.max_images_per_request} a request"
-        )
-    images = [await read_image(row, text, settings) for row, text in enumerate(texts)]
-    record.images = len(images)
-    return images
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """All that turns image strings into JSON fragments."""
+
+    settings: Settings
+    dispatcher: Dispatcher
+    fetcher: Fetcher
+
+    async def score(
+        self, texts: Sequence[str], account: Account, record: RequestRecord
+    ) -> list[bytes]:
+        """One fragment an image, in their order.
+
+        All are read and checked before the first is scored. The first that fails cancels the rest.
+        """
+        with record.stage("images"):
+            images = await _all_of(self._read(row, text, account) for row, text in enumerate(texts))
+        with record.stage("score"):
+            return await _all_of(self._score(row, image) for row, image in enumerate(images))
+
+    async def _read(self, row: int, text: str, account: Account) -> EncodedImage:
+        try:
+            return await read_image(text, self.settings, self.fetcher, account)
+        except BadImageError as error:
+            raise error.in_row(row) from None
+
+    async def _score(self, row: int, image: EncodedImage) -> bytes:
+        try:
+            return await self.dispatcher.score(image)
+        except BadImageError as error:
+            raise error.in_row(row) from None
 
 
-async def score_all(images: Sequence[EncodedImage], dispatcher: Dispatcher) -> list[bytes]:
-    """One JSON fragment an image, in their order. The first that fails cancels the rest."""
-    tasks = [
-        asyncio.create_task(_score_row(row, image, dispatcher)) for row, image in enumerate(images)
-    ]
+async def _all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results in order; the first failure cancels the rest."""
+    tasks = [asyncio.create_task(part) for part in work]
     try:
         return await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
-
-
-async def _score_row(row: int, image: EncodedImage, dispatcher: Dispatcher) -> bytes:
-    try:
-        return await dispatcher.score(image)
-    except BadImageError as error:
-        raise error.in_row(row) from error
 
 
 async def unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:

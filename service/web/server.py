@@ -12,6 +12,7 @@ from service.dispatch.dispatcher import LocalDispatcher
 from service.logs import configure_logging
 from service.settings import Settings
 from service.web.app import create_app
+from service.web.connection import BoundedHttpProtocol
 
 # Of the grace period, what stopping the worker and leaving the interpreter may take.
 _LAST_STEPS_S = 3
@@ -52,6 +53,7 @@ class _Server(uvicorn.Server):
     def __init__(self, settings: Settings, dispatcher: LocalDispatcher) -> None:
         config = uvicorn.Config(
             create_app(settings, dispatcher),
+            http=BoundedHttpProtocol,
             ws="none",
             log_config=None,
             access_log=False,

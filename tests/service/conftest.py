@@ -22,6 +22,7 @@ from service.dispatch.dispatcher import Dispatcher
 from service.protocol import EncodedImage
 from service.settings import Settings
 from service.web.app import create_app
+from service.web.connection import BoundedHttpProtocol
 from service.worker.pipeline import Pipeline
 
 
@@ -150,7 +151,10 @@ def dispatcher() -> FakeDispatcher:
 class _QuietServer(uvicorn.Server):
     def __init__(self, settings: Settings, dispatcher: Dispatcher) -> None:
         app = create_app(settings, dispatcher)
-        super().__init__(uvicorn.Config(app, log_config=None, ws="none", access_log=False))
+        config = uvicorn.Config(
+            app, http=BoundedHttpProtocol, log_config=None, ws="none", access_log=False
+        )
+        super().__init__(config)
         self.ready = threading.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -5,9 +5,15 @@ import httpx
 import pytest
 from starlette.requests import Request
 
-from service.errors import BodyTooLargeError, ClientGoneError, UnsupportedMediaTypeError
+from service.errors import (
+    BodyTooLargeError,
+    ClientGoneError,
+    TooManyBytesError,
+    UnsupportedMediaTypeError,
+)
 from service.settings import Settings
 from service.web.body import read_body, require_json
+from service.web.budget import ByteBudget
 
 pytestmark = pytest.mark.anyio
 
@@ -22,6 +28,11 @@ def request_with(*chunks: bytes, ends: bool = True, **headers: str) -> Request:
 
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     return Request({"type": "http", "headers": raw}, receive)
+
+
+async def read(request: Request, settings: Settings, in_all: int = 1000) -> bytearray:
+    with ByteBudget(in_all).account() as account:
+        return await read_body(request, settings, account)
 
 
 @pytest.mark.parametrize(
@@ -65,33 +76,48 @@ def test_a_missing_content_type_is_refused() -> None:
         require_json(request_with())
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", "x"])
+def test_an_encoded_body_is_refused(encoding: str) -> None:
+    with pytest.raises(UnsupportedMediaTypeError, match="Content-Encoding is not supported"):
+        require_json(request_with(content_type="application/json", content_encoding=encoding))
+
+
+def test_an_encoding_that_changes_nothing_is_taken() -> None:
+    require_json(request_with(content_type="application/json", content_encoding="Identity"))
+
+
 async def test_a_body_in_pieces_is_put_together() -> None:
-    assert await read_body(request_with(b"ab", b"", b"cd"), Settings()) == b"abcd"
+    assert await read(request_with(b"ab", b"", b"cd"), Settings()) == b"abcd"
 
 
 async def test_a_body_that_declares_too_much_is_refused_unread() -> None:
     request = request_with(content_length="11")
 
     with pytest.raises(BodyTooLargeError, match="11 bytes, more than the limit of 10"):
-        await read_body(request, Settings(max_body_bytes=10))
+        await read(request, Settings(max_body_bytes=10))
 
 
 async def test_a_body_that_declares_nothing_is_counted_while_it_comes() -> None:
     request = request_with(b"123456", b"12345")
 
     with pytest.raises(BodyTooLargeError, match="more than the limit of 10 bytes"):
-        await read_body(request, Settings(max_body_bytes=10))
+        await read(request, Settings(max_body_bytes=10))
 
 
 async def test_a_body_at_the_limit_is_taken() -> None:
     request = request_with(b"123456", b"1234", content_length="10")
 
-    assert await read_body(request, Settings(max_body_bytes=10)) == b"1234561234"
+    assert await read(request, Settings(max_body_bytes=10)) == b"1234561234"
+
+
+async def test_bodies_that_are_too_large_together_are_refused_for_now() -> None:
+    with pytest.raises(TooManyBytesError):
+        await read(request_with(b"123456", b"12345"), Settings(), in_all=10)
 
 
 async def test_a_client_that_leaves_within_its_body_is_gone() -> None:
     with pytest.raises(ClientGoneError):
-        await read_body(request_with(b"12", ends=False), Settings())
+        await read(request_with(b"12", ends=False), Settings())
 
 
 async def slowly(chunks: int) -> AsyncIterator[bytes]:

@@ -7,7 +7,9 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from service.web.middleware import RequestMiddleware
+from service.errors import BadImageError
+from service.settings import Settings
+from service.web.middleware import RequestMiddleware, RequestRecord
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +27,7 @@ async def fails(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def ask(handler: Handler, path: str = "/score", **headers: str) -> httpx.Response:
-    transport = httpx.ASGITransport(RequestMiddleware(handler), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(RequestMiddleware(handler, Settings()))
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         return await client.post(path, headers={k.replace("_", "-"): v for k, v in headers.items()})
 
@@ -65,16 +67,121 @@ async def test_a_request_is_one_line_in_the_log_without_its_query(
         "reason": "ok",
         "images": 3,
         "bytes": 0,
+        "stages_ms": {},
     }
 
 
-async def test_a_bug_is_logged_as_one(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bug_is_answered_without_detail_and_logged_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.INFO)
 
-    await ask(fails)
+    response = await ask(fails, x_request_id="7")
 
+    assert response.status_code == 500
+    assert list(response.json()) == ["message"]
+    assert "a bug" not in response.text
+    assert response.headers["x-ms-run-function-failed"] == "False"
+    assert response.headers["x-request-id"] == "7"
     (line,) = logged(caplog)
     assert (line["status"], line["reason"]) == (500, "internal_error")
+    assert "RuntimeError: a bug" in caplog.text
+
+
+async def test_an_error_of_the_service_is_answered_with_its_message(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def refuses(scope: Scope, receive: Receive, send: Send) -> None:
+        raise BadImageError("it is bad")
+
+    caplog.set_level(logging.INFO)
+
+    response = await ask(refuses)
+
+    assert (response.status_code, response.json()) == (400, {"message": "it is bad"})
+    assert logged(caplog)[0]["reason"] == "bad_image"
+
+
+async def test_an_answer_that_breaks_off_is_not_followed_by_another() -> None:
+    async def breaks(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("half-way")
+
+    with pytest.raises(RuntimeError, match="half-way"):
+        await ask(breaks)
+
+
+IDS = ("x-request-id", "x-ms-request-id", "x-ms-client-request-id")
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        ({"x_request_id": "a"}, ("a", "a", None)),
+        ({"x_request_id": "a", "x_ms_client_request_id": "c"}, ("a", "c", "c")),
+        ({"x_request_id": "a", "x_ms_request_id": "b"}, ("a", "b", "b")),
+        (
+            {"x_request_id": "a", "x_ms_request_id": "b", "x_ms_client_request_id": "c"},
+            ("a", "b", "c"),
+        ),
+        ({"x_request_id": "a" * 100}, ("a" * 100, "a" * 100, None)),
+    ],
+    ids=["request", "client", "legacy", "all", "longest"],
+)
+async def test_ids_are_copied_by_azures_rules(
+    sent: dict[str, str], expected: tuple[str | None, ...]
+) -> None:
+    headers = (await ask(answers, **sent)).headers
+
+    assert tuple(headers.get(name) for name in IDS) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "kept"),
+    [
+        ("x_request_id", "x-request-id must not exceed 100 characters", []),
+        (
+            "x_ms_request_id",
+            "x-ms-request-id and x-ms-client-request-id must not exceed 100 characters",
+            ["x-request-id"],
+        ),
+        (
+            "x_ms_client_request_id",
+            "x-ms-request-id and x-ms-client-request-id must not exceed 100 characters",
+            ["x-request-id"],
+        ),
+    ],
+)
+async def test_an_id_of_over_100_characters_is_refused(
+    name: str, message: str, kept: list[str]
+) -> None:
+    response = await ask(answers, **{name: "i" * 101})
+
+    assert (response.status_code, response.json()) == (431, {"message": message})
+    assert [name for name in IDS if name in response.headers] == kept
+    assert response.headers["x-ms-run-function-failed"] == "False"
+
+
+async def test_a_trace_id_comes_back() -> None:
+    assert (await ask(answers, TraceId="office-7")).headers["traceid"] == "office-7"
+
+
+async def test_the_server_tells_its_version_unless_that_is_switched_off() -> None:
+    assert (await ask(answers)).headers["x-ms-server-version"].startswith("solov2/")
+
+    silent = RequestMiddleware(answers, Settings(server_version_header=False))
+    transport = httpx.ASGITransport(silent)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        assert "x-ms-server-version" not in (await client.get("/")).headers
+
+
+def test_a_record_keeps_how_long_each_stage_took() -> None:
+    record = RequestRecord()
+
+    with record.stage("read"):
+        pass
+
+    assert record.stages_ms["read"] >= 0
 
 
 @pytest.mark.parametrize("path", ["/", "/livez", "/readyz"])
@@ -97,6 +204,6 @@ async def test_what_is_not_http_passes_untouched() -> None:
 
     async def nowhere(message: Message) -> None: ...
 
-    await RequestMiddleware(app)({"type": "lifespan"}, nothing, nowhere)
+    await RequestMiddleware(app, Settings())({"type": "lifespan"}, nothing, nowhere)
 
     assert seen == [{"type": "lifespan"}]

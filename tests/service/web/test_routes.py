@@ -150,7 +150,7 @@ def test_the_content_type_is_looked_at_before_the_body(client: TestClient) -> No
     assert response.json() == {"message": "Expects Content-Type to be application/json"}
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "HEAD"])
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "HEAD"])
 def test_the_method_is_looked_at_first(client: TestClient, method: str) -> None:
     response = client.request(method, "/score", headers={"content-type": "text/plain"})
 

@@ -1,12 +1,18 @@
 import asyncio
+import base64
 import itertools
+from collections.abc import Callable
 
 import pytest
+from PIL import Image
 from starlette.requests import Request
 
 from service.errors import BadImageError, ClientGoneError, QueueFullError
 from service.protocol import EncodedImage
-from service.web.scoring import score_all, unless_client_leaves
+from service.settings import Settings
+from service.web.budget import ByteBudget
+from service.web.middleware import RequestRecord
+from service.web.scoring import Scorer, unless_client_leaves
 
 pytestmark = pytest.mark.anyio
 
@@ -37,8 +43,22 @@ class GatedDispatcher:
         return image.data
 
 
-def images(*data: bytes) -> list[EncodedImage]:
-    return [EncodedImage(one, 1, 1) for one in data]
+class NoFetcher:
+    """For requests without addresses."""
+
+
+async def score(dispatcher: GatedDispatcher, *files: bytes) -> list[bytes]:
+    texts = [base64.b64encode(file).decode() for file in files]
+    with ByteBudget(1000).account() as account:
+        return await Scorer(Settings(), dispatcher, NoFetcher()).score(
+            texts, account, RequestRecord()
+        )
+
+
+@pytest.fixture
+def files(encode: Callable[..., bytes]) -> list[bytes]:
+    """Three pictures that differ."""
+    return [encode(Image.new("L", (1, 1), grey), "PNG") for grey in (1, 2, 3)]
 
 
 def open_connection() -> tuple[Request, asyncio.Event]:
@@ -58,35 +78,48 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def test_images_are_scored_together_and_answers_keep_the_order_of_the_rows() -> None:
+async def test_images_are_scored_together_and_answers_keep_the_order_of_the_rows(
+    files: list[bytes],
+) -> None:
     dispatcher = GatedDispatcher()
-    scoring = asyncio.create_task(score_all(images(b"a", b"b", b"c"), dispatcher))
+    scoring = asyncio.create_task(score(dispatcher, *files))
     await settled()
 
-    for name in (b"c", b"a", b"b"):
-        dispatcher.gates[name].set()
+    for file in files[::-1]:
+        dispatcher.gates[file].set()
         await settled()
 
-    assert await scoring == [b"a", b"b", b"c"]
+    assert await scoring == files
 
 
-async def test_a_bad_image_names_its_row_and_takes_the_others_out_of_the_queue() -> None:
-    dispatcher = GatedDispatcher(b"bad")
+async def test_a_bad_image_names_its_row_and_takes_the_others_out_of_the_queue(
+    files: list[bytes],
+) -> None:
+    dispatcher = GatedDispatcher(files[1])
 
     with pytest.raises(BadImageError, match=r"^row 1: it is bad$"):
-        await score_all(images(b"a", b"bad", b"c"), dispatcher)
+        await score(dispatcher, *files)
 
     await settled()
-    assert dispatcher.cancelled == [b"a", b"c"]
+    assert dispatcher.cancelled == [files[0], files[2]]
 
 
-async def test_a_full_queue_is_about_the_request_not_about_a_row() -> None:
+async def test_no_image_is_scored_when_one_of_them_cannot_be_read(files: list[bytes]) -> None:
+    dispatcher = GatedDispatcher()
+
+    with pytest.raises(BadImageError, match=r"^row 1: not a JPEG"):
+        await score(dispatcher, files[0], b"no image")
+
+    assert dispatcher.gates == {}
+
+
+async def test_a_full_queue_is_about_the_request_not_about_a_row(files: list[bytes]) -> None:
     class Full(GatedDispatcher):
         async def score(self, image: EncodedImage) -> bytes:
             raise QueueFullError("too many images are waiting")
 
     with pytest.raises(QueueFullError, match=r"^too many"):
-        await score_all(images(b"a", b"b"), Full())
+        await score(Full(), *files)
 
 
 async def test_work_for_a_client_that_stays_is_finished() -> None:
@@ -106,16 +139,14 @@ async def test_work_that_fails_says_so() -> None:
     request, _ = open_connection()
 
     with pytest.raises(BadImageError):
-        await unless_client_leaves(request, score_all(images(b"bad"), GatedDispatcher(b"bad")))
+        await unless_client_leaves(request, score(GatedDispatcher(), b"bad"))
 
 
-async def test_work_for_a_client_that_leaves_is_cancelled() -> None:
+async def test_work_for_a_client_that_leaves_is_cancelled(files: list[bytes]) -> None:
     request, leave = open_connection()
     before = asyncio.all_tasks()
     dispatcher = GatedDispatcher()
-    waiting = asyncio.create_task(
-        unless_client_leaves(request, score_all(images(b"a", b"b"), dispatcher))
-    )
+    waiting = asyncio.create_task(unless_client_leaves(request, score(dispatcher, *files)))
     await settled()
 
     leave.set()
@@ -123,5 +154,5 @@ async def test_work_for_a_client_that_leaves_is_cancelled() -> None:
     with pytest.raises(ClientGoneError):
         await waiting
     await settled()
-    assert dispatcher.cancelled == [b"a", b"b"]
+    assert dispatcher.cancelled == files
     assert asyncio.all_tasks() == before

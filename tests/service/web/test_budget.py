@@ -1,0 +1,29 @@
+import contextlib
+
+import pytest
+
+from service.errors import TooManyBytesError
+from service.web.budget import ByteBudget
+
+
+def test_requests_together_hold_no_more_than_the_limit() -> None:
+    budget = ByteBudget(10)
+
+    with budget.account() as first, budget.account() as second:
+        first.add(6)
+        second.add(4)
+
+        with pytest.raises(TooManyBytesError, match="retry shortly"):
+            second.add(1)
+
+
+def test_what_a_request_held_is_free_once_it_has_ended_or_failed() -> None:
+    budget = ByteBudget(10)
+    with contextlib.suppress(TooManyBytesError), budget.account() as account:
+        account.add(10)
+        account.add(1)
+
+    with budget.account() as account:
+        account.add(10)
+
+        assert account.held == 10
