@@ -4,6 +4,7 @@ Needs the ``train`` extra. Boxes are scored too although SOLOv2 predicts none: t
 boxes of the masks.
 """
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,12 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as rle
 
+from model.decode import read_image
 from model.structures import Instances, RGBImage
 
 Predict = Callable[[Sequence[RGBImage]], list[Instances]]
@@ -81,6 +82,7 @@ def evaluate_coco(
     *,
     batch_size: int = 1,
     limit: int | None = None,
+    apply_exif: bool = False,
     progress: Progress | None = None,
 ) -> CocoReport:
     """Score ``predict`` on a data set in COCO's format.
@@ -94,11 +96,13 @@ def evaluate_coco(
         annotations: COCO ``instances_*.json``.
         batch_size: Images in one call of ``predict``.
         limit: Use only the first so many images, as pictures and as ground truth.
+        apply_exif: Turn pictures as their EXIF orientation says. Annotations usually refer to
+            the stored pixel grid, hence not by default.
         progress: Called with (images done, images in all) after each batch.
 
     Raises:
         ValueError: A class is missing from the categories, there is no image to score, an
-            image cannot be decoded or is not of the annotated size.
+            image is missing, cannot be decoded or is not of the annotated size.
     """
     started = time.perf_counter()
     dataset = _read_dataset(annotations)
@@ -110,7 +114,8 @@ def evaluate_coco(
 
     masks: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
-    for image_id, instances in _predictions(predict, images, images_dir, batch_size, progress):
+    read = functools.partial(_read_image, images_dir, apply_exif=apply_exif)
+    for image_id, instances in _predictions(predict, images, read, batch_size, progress):
         masks.extend(_mask_results(instances, image_id, category_ids))
         boxes.extend(_box_results(instances, image_id, category_ids))
 
@@ -172,34 +177,30 @@ def _ground_truth(dataset: Mapping[str, Any], limit: int | None) -> COCO:
 def _predictions(
     predict: Predict,
     images: Sequence[Mapping[str, Any]],
-    images_dir: Path,
+    read: Callable[[Mapping[str, Any]], RGBImage],
     batch_size: int,
     progress: Progress | None,
 ) -> Iterator[tuple[int, Instances]]:
     """Image id and instances of every image, in order."""
     for first in range(0, len(images), batch_size):
         batch = images[first : first + batch_size]
-        found = predict([_read_image(images_dir / image["file_name"], image) for image in batch])
+        found = predict([read(image) for image in batch])
         for image, instances in zip(batch, found, strict=True):
             yield image["id"], instances
         if progress is not None:
             progress(first + len(batch), len(images))
 
 
-def _read_image(path: Path, annotated: Mapping[str, Any]) -> RGBImage:
-    """(H, W, 3) uint8 RGB on the stored pixel grid, which COCO's annotations refer to."""
-    encoded = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = cv2.imdecode(encoded, flags) if encoded.size else None
-    if pixels is None:
-        raise ValueError(f"cannot decode the image {path}")
+def _read_image(images_dir: Path, annotated: Mapping[str, Any], *, apply_exif: bool) -> RGBImage:
+    path = images_dir / annotated["file_name"]
+    pixels = read_image(path, apply_exif=apply_exif)
     height, width = pixels.shape[:2]
     if (height, width) != (annotated["height"], annotated["width"]):
         raise ValueError(
             f"{path} is {width}x{height} pixels, annotated as "
             f"{annotated['width']}x{annotated['height']}"
         )
-    return np.ascontiguousarray(pixels[..., ::-1], dtype=np.uint8)
+    return pixels
 
 
 def _mask_results(

@@ -44,6 +44,10 @@ WeightsOption = Annotated[
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 PrecisionOption = Annotated[Literal["auto", "fp32", "bf16", "fp16"] | None, typer.Option()]
+ApplyExifOption = Annotated[
+    bool | None,
+    typer.Option("--apply-exif", help="Turn pictures as EXIF says; the annotations must agree."),
+]
 
 
 def _fail(reason: object) -> NoReturn:
@@ -135,6 +139,7 @@ def evaluate(
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="First N pictures only.")] = None,
+    apply_exif: ApplyExifOption = None,
     out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
 ) -> None:
     """COCO mask AP and box AP of a model, overall and per class."""
@@ -144,7 +149,9 @@ def evaluate(
     with _train_extra():
         from model.evaluate import evaluate_coco
 
-    settings = _settings(weights=weights, devices=device, precision=precision)
+    settings = _settings(
+        weights=weights, devices=device, precision=precision, apply_exif=apply_exif
+    )
     if out is not None and not out.parent.is_dir():
         _fail(f"{out}: its folder does not exist")
     try:
@@ -157,6 +164,7 @@ def evaluate(
                 images,
                 annotations,
                 limit=limit,
+                apply_exif=settings.apply_exif,
                 progress=lambda done, total: progress.update(task, completed=done, total=total),
             )
     except (CheckpointError, ValueError, OSError) as error:
@@ -176,18 +184,17 @@ def benchmark(
 ) -> None:
     """Milliseconds of each stage for one photo, and their sum."""
     from model.benchmark import benchmark_picture
+    from model.decode import read_image
     from model.predictor import Predictor
-    from service.errors import BadImageError
-    from service.worker.decode import decode_image
 
     settings = _settings(weights=weights, devices=device, precision=precision)
     try:
         predictor = Predictor.load(settings.weights_path, settings.devices, settings.precision)
-        image = decode_image(photo.read_bytes(), apply_exif=settings.apply_exif)
+        image = read_image(photo, apply_exif=settings.apply_exif)
         times = benchmark_picture(
             predictor, image, repeats=repeats, tolerance_px=settings.polygon_tolerance_px
         )
-    except (BadImageError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         _fail(error)
     for stage, milliseconds in (*times.stages.items(), ("total", times.total)):
         console.print(f"{stage:12}{milliseconds:8.1f} ms")
@@ -302,6 +309,7 @@ def train(
         list[int] | None, typer.Option(help="Short side in pixels; repeat it for multi-scale.")
     ] = None,
     long_side: Annotated[int | None, typer.Option(help="Longest long side in pixels.")] = None,
+    apply_exif: ApplyExifOption = None,
     precision: PrecisionOption = None,
     device: DeviceOption = None,
     workers: Annotated[int | None, typer.Option(help="Loader processes per GPU.")] = None,
@@ -333,6 +341,7 @@ def train(
         "freeze_stages": freeze_stages,
         "short_sides": tuple(short_side) if short_side else None,
         "long_side": long_side,
+        "apply_exif": apply_exif,
         "precision": precision,
         "device": device,
         "workers": workers,

@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import orjson
 
+from model.decode import ImageError, decode_image
 from model.draw import draw_instances
 from model.polygons import rings_to_mask
-from model.structures import Instances, MaskCrops
+from model.structures import Instances, MaskCrops, RGBImage
 from service.client import RefusedError
 from service.errors import BadImageError
-from service.worker.decode import RGBImage, decode_image
 
 Answer = dict[str, Any]  # {"boxes": [...]}, what /score says of one image
 
@@ -62,7 +62,7 @@ def predict_photos(
             answer = score(data)
             picture = out / f"{photo.stem}.overlay.jpg"
             drawn = draw_answer(decode_image(data, apply_exif=apply_exif), answer, min_score)
-        except (BadImageError, RefusedError) as error:
+        except (ImageError, BadImageError, RefusedError) as error:
             yield PhotoResult(photo, error=str(error))
             continue
         except OSError as error:

@@ -36,7 +36,8 @@ class TrainConfig:
             the last weights are the result.
         class_names: Names in label order; all categories of the training annotations unless
             given.
-        apply_exif: Turn training pictures as their EXIF orientation says.
+        apply_exif: Turn pictures as their EXIF orientation says. Annotations usually refer to
+            the stored pixel grid.
         output: Folder for weights, log and the state that an interrupted run resumes from.
 
     Network:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from pycocotools import mask as rle
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
+
+from model.decode import read_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class CocoDataset(Dataset[Sample]):
             raise ValueError(f"{annotations} has no category {', '.join(missing)}")
 
         self._images_dir = images_dir
-        self._flags = cv2.IMREAD_COLOR | (0 if apply_exif else cv2.IMREAD_IGNORE_ORIENTATION)
+        self._apply_exif = apply_exif
         self._label_of = {ids[name]: label for label, name in enumerate(self.class_names)}
         self._objects = defaultdict(list)
         for item in objects:
@@ -81,7 +81,7 @@ class CocoDataset(Dataset[Sample]):
         """
         image = self._images[index]
         objects = self._objects[image["id"]]
-        pixels = read_rgb(self._images_dir / image["file_name"], self._flags)
+        pixels = read_image(self._images_dir / image["file_name"], apply_exif=self._apply_exif)
         height, width = pixels.shape[:2]
         if (height, width) != (image["height"], image["width"]):
             raise ValueError(
@@ -97,26 +97,6 @@ class CocoDataset(Dataset[Sample]):
     def landscape(self) -> list[bool]:
         """For each picture, whether it is at least as wide as it is high."""
         return [image["width"] >= image["height"] for image in self._images]
-
-
-def read_rgb(path: Path, flags: int) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB.
-
-    Args:
-        path: Any picture OpenCV can decode.
-        flags: OpenCV's ``IMREAD_*``, a colour one.
-
-    Raises:
-        ValueError: There is no such file, or it is no whole picture.
-    """
-    try:
-        encoded = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    except OSError as error:
-        raise ValueError(f"cannot read the image {path} ({error.strerror})") from error
-    pixels = cv2.imdecode(encoded, flags) if encoded.size else None
-    if pixels is None:
-        raise ValueError(f"cannot decode the image {path}")
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
 def decode_masks(

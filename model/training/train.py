@@ -228,6 +228,7 @@ class Trainer:
             predictor.class_names,
             self.config.val_images,
             self.config.val_annotations,
+            apply_exif=self.config.apply_exif,
         )
         if self.best_mask_ap is None or report.mask_ap > self.best_mask_ap:
             self.best_mask_ap = report.mask_ap

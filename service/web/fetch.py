@@ -37,13 +37,27 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _MAX_DOWNLOADS = 32  # at a time; others wait, within their own deadlines
 _MAX_REDIRECTS = 3
 _MAX_URL_CHARS = 2048
-_CONNECT_TIMEOUT_S = 5
+
+# Parsing takes time from every request, by lines and chunks rather than bytes. These bound how
+# much of it a server can take that sends many short ones.
+_MAX_HEAD_BYTES = 32 * 1024
+_READ_BYTES = 16 * 1024  # others have their turn in between
+_FREE_PIECES = 256  # beyond them, pieces...
+_MEAN_PIECE_BYTES = 256  # ...must have so many bytes on average
+
+_TIMEOUTS = {"timeout": {"connect": 5}}  # in seconds, within the whole download's
 
 _HEADERS = [
     (b"Accept", b"image/*"),
     (b"Accept-Encoding", b"identity"),
     (b"User-Agent", b"solov2"),
 ]
+_ERRORS = (
+    httpcore.NetworkError,
+    httpcore.TimeoutException,
+    httpcore.ProtocolError,
+    OSError,  # name not known; TLS that breaks after the handshake
+)
 _REDIRECTS = {301, 302, 303, 307, 308}
 
 # A name, or an IPv6 address without a zone. Whether it is one, parser and resolver say; this keeps
@@ -108,26 +122,22 @@ class Fetcher:
         network: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
         self._settings = settings
+        self._resolve = resolve
+        self._network = network or httpcore.AnyIOBackend()
+        self._tls = _certificates()
         self._slots = asyncio.Semaphore(_MAX_DOWNLOADS)
-        # Unlike httpx's clients, a pool knows no proxy, password or cookie, and logs no URL.
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=_certificates(),
-            max_connections=None,
-            max_keepalive_connections=0,  # so that every download is checked when it connects
-            network_backend=_GuardedNetwork(
-                network or httpcore.AnyIOBackend(), resolve, settings.url_allow_private
-            ),
-        )
+        self._open: set[_GuardedNetwork] = set()
 
     async def aclose(self) -> None:
         """Close the connections of downloads that still run."""
-        await self._pool.aclose()
+        for network in tuple(self._open):
+            await network.aclose()
 
     async def fetch(self, url: str, *, hold: Hold) -> bytes:
         """What a URL leads to.
 
         Args:
-            url: As the client wrote it.
+            url: As the client wrote it, without white space around it.
             hold: May raise to end the download.
 
         Raises:
@@ -191,29 +201,48 @@ class Fetcher:
             scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
         )
         headers = [(b"Host", url.netloc), *_HEADERS]
-        timeouts = {"timeout": {"connect": _CONNECT_TIMEOUT_S}}
         try:
-            async with self._pool.stream(
-                "GET", target, headers=headers, extensions=timeouts
-            ) as answer:
+            async with (
+                self._connection(target.origin) as connection,
+                connection.stream("GET", target, headers=headers, extensions=_TIMEOUTS) as answer,
+            ):
+                answer.extensions["network_stream"].in_head = False
                 yield answer
-        except (
-            httpcore.NetworkError,
-            httpcore.TimeoutException,
-            httpcore.ProtocolError,
-            OSError,
-        ) as error:
+        except _ERRORS as error:
             raise _Failure(f"{_host(url)}: {_explain(error)}") from error
+
+    @asynccontextmanager
+    async def _connection(
+        self, origin: httpcore.Origin
+    ) -> AsyncIterator[httpcore.AsyncHTTPConnection]:
+        """A connection for one request: the next one is checked again.
+
+        Unlike httpx's clients and httpcore's pools, it knows no proxy, password or cookie, logs no
+        URL, and keeps nothing when a request is cancelled.
+        """
+        network = _GuardedNetwork(self._network, self._resolve, self._settings.url_allow_private)
+        self._open.add(network)
+        try:
+            yield httpcore.AsyncHTTPConnection(
+                origin, ssl_context=self._tls, network_backend=network
+            )
+        finally:
+            self._open.remove(network)
+            await network.aclose()
 
     async def _read(self, answer: httpcore.Response, headers: httpx.Headers, hold: Hold) -> bytes:
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise _Failure("the answer is compressed, which was not asked for")
         self._bound(int(headers.get("content-length", "0")))
         data = bytearray()
+        pieces = 0
         async for piece in answer.aiter_stream():
             self._bound(len(data) + len(piece))
             hold(len(piece))
             data += piece
+            pieces += 1
+            if pieces > _FREE_PIECES + len(data) // _MEAN_PIECE_BYTES:
+                raise _Failure("the answer comes in too many too small pieces")
         if not data:
             raise _Failure("the answer is empty")
         return bytes(data)
@@ -238,6 +267,12 @@ class _GuardedNetwork(httpcore.AsyncNetworkBackend):
         self._network = network
         self._resolve = resolve
         self._allow_private = allow_private
+        self._stream: _BoundedStream | None = None
+
+    async def aclose(self) -> None:
+        """Close the connection; httpcore, cancelled at the wrong moment, leaves that to chance."""
+        if self._stream is not None:
+            await self._stream.aclose()
 
     async def connect_tcp(
         self,
@@ -250,11 +285,14 @@ class _GuardedNetwork(httpcore.AsyncNetworkBackend):
         failure: Exception = _Failure(f"{host} has no address")
         for address in await self._addresses(host, port):
             try:
-                return await self._network.connect_tcp(
+                stream = await self._network.connect_tcp(
                     address, port, timeout, local_address, socket_options
                 )
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
+            else:
+                self._stream = _BoundedStream(stream)
+                return self._stream
         raise failure
 
     async def _addresses(self, host: str, port: int) -> list[str]:
@@ -263,6 +301,43 @@ class _GuardedNetwork(httpcore.AsyncNetworkBackend):
             if not is_allowed(address, private=self._allow_private):
                 raise _Failure(f"{host} is at {address}, which is not public")
         return [str(address) for address in found]
+
+
+class _BoundedStream(httpcore.AsyncNetworkStream):
+    """A connection by which an answer has to come soon, counted in bytes.
+
+    httpcore passes over any number of interim answers (100 Continue).
+    """
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+        self._received = 0
+        self.in_head = True
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        data = await self._stream.read(min(max_bytes, _READ_BYTES), timeout)
+        self._received += len(data)
+        if self.in_head and self._received > _MAX_HEAD_BYTES:
+            raise _Failure(f"no answer within {_MAX_HEAD_BYTES} bytes")
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        self._stream = await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        return self
+
+    def get_extra_info(self, info: str) -> object:
+        return self._stream.get_extra_info(info)
 
 
 def is_allowed(address: Address, *, private: bool) -> bool:

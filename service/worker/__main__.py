@@ -12,8 +12,6 @@ os.dup2(2, 1)
 import contextlib  # noqa: E402
 import sys  # noqa: E402
 
-import cv2  # noqa: E402
-
 from service.logs import configure_logging  # noqa: E402
 from service.protocol import Frame, Kind, receive_frame, send_frame  # noqa: E402
 from service.settings import Settings  # noqa: E402
@@ -23,8 +21,6 @@ from service.worker.pipeline import answer_frames, load_pipeline  # noqa: E402
 def main() -> int:
     """Load the model the first frame asks for, then answer until the parent is gone."""
     configure_logging(sys.stderr)
-    # A damaged image is its client's business, not the log's.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     questions = sys.stdin.buffer
     start = receive_frame(questions)
     if start is None:

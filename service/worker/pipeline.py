@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from typing import BinaryIO, Protocol
 
 from model.config import InferenceConfig, SOLOv2Config
+from model.decode import decode_image
 from model.predictor import Predictor
 from model.preprocess import fit_size
-from model.structures import Instances
+from model.structures import Instances, RGBImage
 from service.errors import BadImageError
 from service.protocol import Frame, Kind, receive_frame, send_frame
 from service.settings import Settings
-from service.worker.decode import RGBImage, decode_image
 from service.worker.encode import encode_instances
 
 logger = logging.getLogger(__name__)
@@ -41,16 +41,22 @@ class Pipeline:
         Raises:
             BadImageError: It cannot be decoded, or is too long and thin to be resized.
         """
-        image = decode_image(data, apply_exif=self._settings.apply_exif)
         config = self._predictor.config
-        try:
-            fit_size(image.shape[0], image.shape[1], config.preprocess)
-        except ValueError as error:
-            raise BadImageError(str(error)) from error
-        (instances,) = self._predictor.predict([image])
+        (instances,) = self._predictor.predict([self._decode(data)])
         return encode_instances(
             instances, config.class_names, tolerance_px=self._settings.polygon_tolerance_px
         )
+
+    def _decode(self, data: bytes) -> RGBImage:
+        settings = self._settings
+        try:
+            image = decode_image(
+                data, apply_exif=settings.apply_exif, max_pixels=settings.max_image_pixels
+            )
+            fit_size(image.shape[0], image.shape[1], self._predictor.config.preprocess)
+        except ValueError as error:  # an ImageError is one too
+            raise BadImageError(str(error)) from error
+        return image
 
 
 def load_pipeline(settings: Settings) -> Pipeline:

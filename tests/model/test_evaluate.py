@@ -332,10 +332,13 @@ def test_the_model_is_given_rgb(dataset: DataSet) -> None:
     assert given[0][0, 0].tolist() == [30, 20, 10]
 
 
-def test_an_orientation_tag_does_not_turn_the_image(dataset: DataSet) -> None:
+@pytest.mark.parametrize(("apply_exif", "stored"), [(False, SIZE), (True, SIZE[::-1])])
+def test_an_orientation_tag_turns_the_image_on_demand_only(
+    dataset: DataSet, apply_exif: bool, stored: tuple[int, int]
+) -> None:
     turned = Image.Exif()
     turned[ExifTags.Base.Orientation] = 6
-    picture = Image.new("RGB", (SIZE[1], SIZE[0]))
+    picture = Image.new("RGB", stored[::-1])
     picture.save(dataset.images / "5.png", format="JPEG", exif=turned)
     shapes: list[tuple[int, ...]] = []
 
@@ -343,7 +346,14 @@ def test_an_orientation_tag_does_not_turn_the_image(dataset: DataSet) -> None:
         shapes.extend(image.shape for image in images)
         return [to_instances([]) for _ in images]
 
-    evaluate_coco(predict, CLASS_NAMES, dataset.images, dataset.annotations, limit=1)
+    evaluate_coco(
+        predict,
+        CLASS_NAMES,
+        dataset.images,
+        dataset.annotations,
+        limit=1,
+        apply_exif=apply_exif,
+    )
 
     assert shapes == [(*SIZE, 3)]
 
@@ -359,7 +369,7 @@ def test_an_image_that_cannot_be_decoded_is_named(dataset: DataSet, content: byt
 def test_an_image_that_is_missing_is_named(dataset: DataSet) -> None:
     (dataset.images / "6.png").unlink()
 
-    with pytest.raises(FileNotFoundError, match=r"6\.png"):
+    with pytest.raises(ValueError, match=r"cannot read the image .*6\.png"):
         dataset.evaluate({})
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import pytest
 from pictures import astronaut
+from PIL import Image
 from tiny import save_tiny
 from typer.testing import CliRunner
 
@@ -75,7 +76,7 @@ def test_predict_fails_when_a_photo_cannot_be_scored(weights: Path, tmp_path: Pa
     code, output = run("predict", text, "--out", tmp_path / "out", "--weights", weights)
 
     assert code == 1
-    assert "truncated or damaged" in output
+    assert "not a JPEG, PNG, BMP, TIFF, WebP or GIF image" in output
 
 
 def test_predict_with_a_server_that_is_not_there_is_one_line(photo: Path, tmp_path: Path) -> None:
@@ -218,6 +219,30 @@ def test_train_then_evaluate_its_weights(annotations: Path, tmp_path: Path) -> N
     last = tmp_path / "run" / "last.safetensors"
     assert f"2 iterations, last weights in {last}" in output.replace("\n", "")
     assert run("evaluate", *data, "--weights", last)[0] == 0
+
+
+def test_pictures_are_turned_for_training_and_evaluation_on_demand_only(
+    annotations: Path, tmp_path: Path
+) -> None:
+    lying = Image.Exif()
+    lying[274] = 6
+    Image.new("RGB", (128, 64)).save(tmp_path / "lying.jpg", exif=lying)
+    content = json.loads(annotations.read_text())
+    content["images"] = [{"id": 1, "file_name": "lying.jpg", "height": 128, "width": 64}]
+    annotations.write_text(json.dumps(content))
+    data = ("--images", tmp_path, "--annotations", annotations)
+    validation = ("--val-images", tmp_path, "--val-annotations", annotations)
+    steps = ("--epochs", 1, "--batch-size", 1, "--short-side", 64, "--long-side", 96)
+    training = ("train", *data, *validation, *steps, "--workers", 0, "--device", "cpu")
+    last = tmp_path / "run" / "last.safetensors"
+
+    code, output = run(*training, "--out", tmp_path / "run", "--apply-exif")
+    assert code == 0, output
+    assert run("evaluate", *data, "--weights", last, "--apply-exif")[0] == 0
+    for command in ((*training, "--out", tmp_path), ("evaluate", *data, "--weights", last)):
+        code, output = run(*command)
+        assert code == 1
+        assert "is 128x64 pixels, annotated as 64x128" in output.replace("\n", " ")
 
 
 def test_the_serving_commands_start_without_torch() -> None:

@@ -64,7 +64,7 @@ def test_the_best_weights_are_those_that_measured_best(
     """The measurement is faked: an untrained network scores zero every time."""
     scores, weights = iter([0.2, 0.5, 0.3]), []
 
-    def measure(*args: Any) -> CocoReport:
+    def measure(*args: Any, **options: Any) -> CocoReport:
         weights.append((config.output / "last.safetensors").read_bytes())
         precision = AveragePrecision(next(scores), 0, 0, 0, 0, 0, 0)
         return CocoReport(mask=precision, box=precision, per_class={}, images=1, seconds=0)

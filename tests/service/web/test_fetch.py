@@ -6,12 +6,14 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import anyio
 import certifi
 import httpcore
 import pytest
@@ -73,6 +75,8 @@ async def serve(
                     writer.write(answer[path] if isinstance(answer, dict) else answer)
         except (asyncio.IncompleteReadError, ConnectionError):
             server.left.set()
+        except asyncio.CancelledError:
+            pass  # the end of the test; asyncio would log it as an error
         finally:
             writer.transport.abort()
 
@@ -92,6 +96,10 @@ class FakeStream(httpcore.AsyncMockStream):
         super().__init__([network.answer])
         self.network = network
 
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        self.network.read_sizes.append(max_bytes)
+        return await super().read(max_bytes, timeout)
+
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self.network.written += buffer
 
@@ -102,7 +110,11 @@ class FakeStream(httpcore.AsyncMockStream):
         timeout: float | None = None,
     ) -> httpcore.AsyncNetworkStream:
         self.network.names_verified.append(server_hostname)
+        await self.network.handshake.wait()
         return self
+
+    async def aclose(self) -> None:
+        self.network.closed += 1
 
 
 class FakeNetwork(httpcore.AsyncNetworkBackend):
@@ -119,8 +131,12 @@ class FakeNetwork(httpcore.AsyncNetworkBackend):
         self.death = death
         self.dialled: list[str] = []
         self.timeouts: list[float | None] = []
+        self.read_sizes: list[int] = []
         self.written = b""
         self.names_verified: list[str | None] = []
+        self.handshake = asyncio.Event()
+        self.handshake.set()
+        self.closed = 0
 
     async def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, *_: object, **__: object
@@ -236,12 +252,8 @@ async def test_waiting_for_other_downloads_counts_as_time(monkeypatch: pytest.Mo
         await get(here(url_timeout_s=0.05), "http://photos.example/")
 
 
-async def hang(writer: asyncio.StreamWriter, path: str) -> None:
-    await asyncio.Event().wait()
-
-
 async def say_nothing(writer: asyncio.StreamWriter, path: str) -> None:
-    """Unlike ``hang``, go on to notice that the client leaves."""
+    """And so notice that the client leaves."""
 
 
 async def test_a_download_that_is_cancelled_closes_its_connection() -> None:
@@ -256,6 +268,18 @@ async def test_a_download_that_is_cancelled_closes_its_connection() -> None:
             await task
 
 
+async def test_a_handshake_that_is_given_up_closes_its_connection() -> None:
+    network = FakeNetwork()
+    network.handshake.clear()
+
+    with pytest.raises(FetchError):
+        await get(
+            Fetcher(Settings(url_timeout_s=0.05), names(a=PUBLIC), network), "https://a.example/"
+        )
+
+    assert network.closed == 1
+
+
 async def test_closing_ends_downloads_that_still_run() -> None:
     async with serve(say_nothing) as server:
         fetcher = here()
@@ -263,10 +287,22 @@ async def test_closing_ends_downloads_that_still_run() -> None:
         await server.asked.wait()
 
         await fetcher.aclose()
-        await server.left.wait()
+        async with asyncio.timeout(5):
+            await server.left.wait()
 
         with pytest.raises(FetchError):
             await task
+
+
+async def test_closing_leaves_downloads_alone_that_have_ended() -> None:
+    network = FakeNetwork()
+    fetcher = Fetcher(Settings(), names(a=PUBLIC), network)
+    await get(fetcher, "http://a.example/")
+    closed = network.closed
+
+    await fetcher.aclose()
+
+    assert network.closed == closed
 
 
 # Bounds
@@ -297,6 +333,26 @@ async def test_a_look_up_counts_as_time() -> None:
         await get(Fetcher(Settings(url_timeout_s=0.05), never), "http://photos.example/")
 
 
+async def test_a_look_up_that_takes_too_long_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answered, ended = threading.Event(), threading.Event()
+
+    def look_up(*_: object, **__: object) -> None:
+        answered.wait(5)
+        ended.set()
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+    with anyio.move_on_after(0.05) as scope:
+        await get(Fetcher(Settings()), "http://photos.example/")
+
+    assert scope.cancelled_caught
+    assert not ended.is_set()
+    answered.set()
+
+
 async def test_a_connection_has_five_seconds_of_the_time() -> None:
     network = FakeNetwork()
 
@@ -320,6 +376,48 @@ async def test_an_endless_answer_ends_at_the_limit() -> None:
 
     assert caught.value.reason == "bad_image"
     assert sum(held) <= 5000
+
+
+def chunked(size: int, number: int) -> bytes:
+    chunk = f"{size:x}\r\n{'x' * size}\r\n".encode()
+    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk * number + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize(("size", "number"), [(1000, 500), (1, 256)])
+async def test_an_answer_may_come_in_many_pieces(size: int, number: int) -> None:
+    async with serve(chunked(size, number)) as server:
+        data = await get(here(), server.url())
+
+    assert len(data) == size * number
+
+
+@pytest.mark.parametrize(("size", "number"), [(200, 5000), (1, 258)])
+async def test_an_answer_in_too_many_small_pieces_is_refused(size: int, number: int) -> None:
+    async with serve(chunked(size, number)) as server:
+        with pytest.raises(FetchError):
+            await get(here(), server.url())
+        await server.left.wait()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_interim_answers_without_end_are_refused(
+    scheme: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = FakeNetwork(b"HTTP/1.1 100 Continue\r\n\r\n" * 2000)
+
+    with pytest.raises(FetchError):
+        await get(Fetcher(Settings(), names(a=PUBLIC), network), f"{scheme}://a.example/")
+
+    assert "no answer within 32768 bytes" in logged(caplog)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_other_work_has_its_turn_every_few_kilobytes(scheme: str) -> None:
+    network = FakeNetwork()
+
+    await get(Fetcher(Settings(), names(a=PUBLIC), network), f"{scheme}://a.example/")
+
+    assert set(network.read_sizes) == {16 * 1024}
 
 
 async def test_a_declared_length_over_the_limit_is_refused_before_anything_arrives() -> None:

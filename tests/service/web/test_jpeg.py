@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.web.jpeg import count_scans
+from service.errors import BadImageError
+from service.web.jpeg import count_scans, frame_size
 
 Encode = Callable[..., bytes]
 
@@ -62,3 +63,31 @@ def test_a_truncated_jpeg_is_counted_as_far_as_it_goes(
     encode: Encode, picture: Image.Image, length: int
 ) -> None:
     assert count_scans(encode(picture, "JPEG")[:length]) <= 1
+
+
+def test_the_size_is_that_of_the_frame_not_of_the_thumbnail(
+    encode: Encode, picture: Image.Image
+) -> None:
+    thumbnail = encode(picture.resize((8, 8)), "JPEG")
+
+    data = encode(picture.resize((30, 20)), "JPEG", exif=b"Exif\x00\x00" + thumbnail)
+
+    assert frame_size(data) == (30, 20)
+
+
+@pytest.mark.parametrize("measure", [frame_size, count_scans])
+@pytest.mark.parametrize("segment", [b"\xff\xfe\x00\x02", b"\xff\x01"], ids=["empty", "bare"])
+def test_a_jpeg_of_endless_segments_is_refused(
+    encode: Encode, picture: Image.Image, measure: Callable[[bytes], object], segment: bytes
+) -> None:
+    data = encode(picture, "JPEG")
+
+    with pytest.raises(BadImageError, match="the JPEG has more than 10000 segments"):
+        measure(data[:2] + segment * 10_000 + data[2:])
+
+
+def test_segments_between_scans_count_too(encode: Encode, picture: Image.Image) -> None:
+    data = encode(picture, "JPEG")
+
+    with pytest.raises(BadImageError, match="segments"):
+        count_scans(data[:-2] + b"\xff\xfe\x00\x02" * 10_000 + data[-2:])

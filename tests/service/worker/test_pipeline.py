@@ -88,6 +88,41 @@ def test_an_image_too_long_and_thin_for_the_model_is_the_clients_mistake(
         Pipeline(fake_predictor, Settings()).score(encode(Image.new("L", (1, 5000)), "PNG"))
 
 
+@pytest.mark.parametrize(("limit", "refused"), [(64 * 48, False), (64 * 48 - 1, True)])
+def test_the_limit_on_pixels_holds_in_the_decoder_too(
+    fake_predictor, photo: bytes, limit: int, refused: bool
+) -> None:
+    pipeline = Pipeline(fake_predictor, Settings(max_image_pixels=limit))
+
+    if refused:
+        with pytest.raises(BadImageError, match="64x48 pixels, more than the limit"):
+            pipeline.score(photo)
+    else:
+        assert json.loads(pipeline.score(photo))["boxes"]
+
+
+def test_what_cannot_be_decoded_is_the_clients_mistake(fake_predictor) -> None:
+    with pytest.raises(BadImageError, match="not a JPEG"):
+        Pipeline(fake_predictor, Settings()).score(b"no image")
+
+
+def test_a_shortage_of_memory_is_ours(
+    fake_predictor, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode_image(data: bytes, **options: object) -> np.ndarray:
+        raise MemoryError
+
+    monkeypatch.setattr("service.worker.pipeline.decode_image", decode_image)
+    questions, answers = io.BytesIO(), io.BytesIO()
+    send_frame(questions, Frame(Kind.SCORE, photo))
+    questions.seek(0)
+
+    answer_frames(Pipeline(fake_predictor, Settings()), questions, answers)
+
+    answers.seek(0)
+    assert receive_frame(answers) == Frame(Kind.FAILED)
+
+
 def test_a_loaded_pipeline_scores_with_the_thresholds_of_the_settings(
     tiny_weights: Path, photo: bytes
 ) -> None:
