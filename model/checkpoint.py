@@ -38,15 +38,23 @@ class Checkpoint:
 def save_checkpoint(
     path: Path, checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float16
 ) -> None:
-    """Write atomically, floating-point tensors as ``dtype``."""
+    """Write atomically, floating-point tensors as ``dtype``.
+
+    Raises:
+        CheckpointError: A finite weight is too large for ``dtype``.
+    """
     tensors = {
         key: (value.to(dtype) if value.is_floating_point() else value).contiguous()
         for key, value in checkpoint.state_dict.items()
     }
+    for key, value in checkpoint.state_dict.items():
+        if (tensors[key].isinf() & ~value.isinf()).any():
+            name = str(dtype).removeprefix("torch.")
+            raise CheckpointError(f"{path}: {key} holds numbers too large for {name}")
     header = {"format": FORMAT, "config": dataclasses.asdict(checkpoint.config)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        unfinished = Path(folder) / path.name
+        unfinished = Path(folder) / "unfinished"  # no name by which a model folder is searched
         unfinished.write_bytes(save(tensors, metadata={"solov2": json.dumps(header)}))
         unfinished.replace(path)
 

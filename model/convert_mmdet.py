@@ -7,7 +7,6 @@ needs more than tensors, numbers, text and containers is refused.
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -56,8 +55,14 @@ _RENAMES = tuple(
 # How torch's restricted unpickler names what it refuses to look up.
 _REFUSED_OBJECT = re.compile(r"GLOBAL ([\w.]{1,80})")
 
+_PLAIN_TYPES = {
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.complex64, torch.complex128),  # told by their type in the list of what does not fit
+}
 _COUNTER = ".num_batches_tracked"
 _MAX_CLASSES = 100_000
+_MAX_NAME_CHARS = 200
 
 #: The architectures MMDetection has; r50_1x and r50_3x are one, so the former is only ever named.
 OFFICIAL_VARIANTS = tuple(
@@ -149,19 +154,21 @@ def convert_state_dict(
             differs; all are listed.
     """
     renamed: dict[str, Tensor] = {}
+    theirs: dict[str, str] = {}  # our name -> the one in the file, for the list of faults
     faults = []
     for key, value in source.items():
         name = rename_key(key)
         if name in renamed:
             faults.append(f"{key}: stands there twice, under another name as well")
-        renamed[name] = value
+        renamed[name], theirs[name] = value, key
     for key in target_shapes.keys() - renamed.keys():
         if key.endswith(_COUNTER):
             renamed[key] = torch.zeros((), dtype=torch.int64)
-    faults += [f"{key}: not part of this network" for key in renamed.keys() - target_shapes.keys()]
+    surplus = renamed.keys() - target_shapes.keys()
+    faults += [f"{theirs[key]}: not part of this network" for key in surplus]
     faults += [f"{key}: missing" for key in target_shapes.keys() - renamed.keys()]
     for key in target_shapes.keys() & renamed.keys():
-        faults += _misfits(key, renamed[key], target_shapes[key])
+        faults += _misfits(theirs.get(key, key), renamed[key], target_shapes[key])
     if faults:
         raise CheckpointError("the weights do not fit: " + "; ".join(sorted(faults)))
     return {key: _as_stored(renamed[key]) for key in target_shapes}
@@ -195,12 +202,18 @@ def _load(path: Path) -> Mapping[Any, Any]:
     """The dictionary in a ``torch.save`` file, of the zip format or the older one."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such weights file")
+    if path.suffix == ".safetensors":
+        raise CheckpointError(
+            f"{path}: not a published .pth; .safetensors files are used as they are"
+        )
     try:
-        with warnings.catch_warnings():  # about pickle protocols; the outcome says it all
-            warnings.simplefilter("ignore")
-            content = torch.load(
-                str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; the outcome says it all
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from error
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged pickle can fail in any way
         raise CheckpointError(f"{path}: {_reason(error)}") from error
     if not isinstance(content, Mapping):
@@ -227,11 +240,16 @@ def _tensors(state: object) -> dict[str, Tensor]:
         raise CheckpointError("no SOLOv2 checkpoint of MMDetection or WXinlong/SOLO")
     if faults:
         raise CheckpointError("the weights do not fit: " + "; ".join(faults))
-    return {str(key): value for key, value in state.items()}
+    return {str(key): Tensor.detach(value) for key, value in state.items()}
 
 
 def _is_plain(value: object) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and value.dtype in _PLAIN_TYPES
+    )
 
 
 def _choose_variant(shapes: Mapping[str, tuple[int, ...]], named: str | None) -> str:
@@ -271,15 +289,19 @@ def _class_names(meta: object, count: int) -> tuple[str, ...]:
     for names in (_lookup(_lookup(meta, "dataset_meta"), "classes"), _lookup(meta, "classes")):
         if isinstance(names, str):  # ("person") is no tuple: a common slip in configs
             names = [names]
-        if isinstance(names, list | tuple) and len(names) == count:
-            return tuple(str(name) for name in names)
+        if isinstance(names, list | tuple) and len(names) == count and all(map(_is_name, names)):
+            return tuple(names)
     if count == len(COCO_CLASSES):
         return COCO_CLASSES
     return tuple(f"class_{index}" for index in range(count))
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable() and 0 < len(value) <= _MAX_NAME_CHARS
 
 
 def _lookup(mapping: object, name: str) -> object:
     """The entry of that name in any case; None where there is none, or no mapping."""
     if not isinstance(mapping, Mapping):
         return None
-    return next((v for k, v in mapping.items() if str(k).lower() == name), None)
+    return next((v for k, v in mapping.items() if isinstance(k, str) and k.lower() == name), None)

@@ -1,5 +1,6 @@
 """Deformable convolution (DCNv2, arXiv:1811.11168), by the faster of two ways on each device."""
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 _CHUNK_ELEMENTS = 1 << 20  # samples at a time: 4 MiB of float32, which a processor's cache holds
+_MIN_POSITIONS = 64
 
 
 class DeformableConv(nn.Module):
@@ -59,7 +61,7 @@ class DeformableConv(nn.Module):
 def gather_conv2d(
     x: Tensor, offset: Tensor, weight: Tensor, *, stride: int, padding: int, mask: Tensor
 ) -> Tensor:
-    """``torchvision.ops.deform_conv2d`` on a CPU: the same numbers to the bit, sooner.
+    """``torchvision.ops.deform_conv2d`` on a CPU, sooner; in the official networks to the same bit.
 
     All channels of a position are sampled alike. With channels last, a sample is the sum of four
     rows of a table, each times its share, which ``embedding_bag`` fetches vectorised and on all
@@ -118,13 +120,14 @@ def _sample(table: Tensor, corners: Tensor, shares: Tensor) -> Tensor:
 
 
 def _chunks(positions: int, samples_each: int) -> Iterator[slice]:
-    """Positions in parts of about one size.
+    """Positions in parts of one size, give or take one.
 
     Very narrow parts would be multiplied by other routines, which round differently.
     """
-    count = max(1, round(positions * samples_each / _CHUNK_ELEMENTS))
-    step = max(64, math.ceil(positions / count / 16) * 16)
-    return (slice(start, start + step) for start in range(0, positions, step))
+    parts = round(positions * samples_each / _CHUNK_ELEMENTS)
+    count = max(1, min(parts, positions // _MIN_POSITIONS))
+    edges = [positions * part // count for part in range(count + 1)]
+    return itertools.starmap(slice, itertools.pairwise(edges))
 
 
 def _corners(offset: Tensor, size: torch.Size, stride: int, padding: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Post-processing step by step as MMDetection does it, costs included.
 
-What ``model.postprocess`` is compared with, in tests for its results and in benchmarks for its
-time: one dynamic convolution per candidate, whole frames, one image after the other.
+What ``model.postprocess`` is compared with: one dynamic convolution per candidate, whole frames,
+one image after the other.
 """
 
 from collections.abc import Sequence

@@ -56,6 +56,11 @@ def _fail(reason: object) -> NoReturn:
     raise typer.Exit(1)
 
 
+def _say(text: object) -> None:
+    """One line, whatever a path in it looks like and however narrow the terminal is."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def _settings(**given: object) -> Settings:
     try:
         return Settings.load(**given)
@@ -118,7 +123,7 @@ def predict(
             ):
                 failed += result.error is not None
                 summary = _summary(result.answer, min_score, result.error)
-                console.print(f"{result.photo}: {summary}", markup=False, soft_wrap=True)
+                _say(f"{result.photo}: {summary}")
     except (CheckpointError, ScoreError, ValueError, OSError) as error:
         _fail(error)
     raise typer.Exit(1 if failed else 0)
@@ -217,9 +222,7 @@ def convert(
         report = convert_file(source, out, variant=variant, half=half)
     except (CheckpointError, OSError) as error:
         _fail(error)
-    console.print(
-        f"{out}: {report.variant}, {len(report.class_names)} classes, {report.entries} entries"
-    )
+    _say(f"{out}: {report.variant}, {len(report.class_names)} classes, {report.entries} entries")
 
 
 @app.command()
@@ -242,7 +245,7 @@ def download(
             )
     except (CheckpointError, DownloadError, OSError) as error:
         _fail(error)
-    console.print(str(path))
+    _say(path)
 
 
 def _progress(*figures: ProgressColumn) -> Progress:
@@ -352,7 +355,7 @@ def train(
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         _fail(error)
     best = f", best mask AP {result.best_mask_ap:.3f} in {result.best}" if result.best else ""
-    console.print(f"{result.iterations} iterations, last weights in {result.last}{best}")
+    _say(f"{result.iterations} iterations, last weights in {result.last}{best}")
 
 
 if __name__ == "__main__":

@@ -46,6 +46,8 @@ def download_weights(
     if published is None:
         raise DownloadError(f"no published weights of {variant!r}; there are {_names()}")
     result = folder / Path(published.file_name).with_suffix(".safetensors").name
+    if result.is_file():
+        return result
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(result.with_suffix(".lock")):  # who comes second waits, and finds the result
         if not result.is_file():

@@ -26,6 +26,8 @@ class ServiceError(Exception):
 class InternalError(ServiceError):
     """A bug of ours; the log has the details."""
 
+    reason = "bug"
+
     def __init__(self) -> None:
         super().__init__("An unexpected internal error occurred. Check the logs for more info.")
 

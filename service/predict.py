@@ -76,7 +76,8 @@ def predict_photos(
 def draw_answer(image: RGBImage, answer: Answer, min_score: float) -> RGBImage:
     """The picture with an answer's masks, boxes and labels on it."""
     height, width = image.shape[:2]
-    instances, names = instances_of(answer, height, width)
+    shown = {"boxes": [box for box in answer["boxes"] if box["score"] >= min_score]}
+    instances, names = instances_of(shown, height, width)
     return draw_instances(image, instances, names, min_score=min_score)
 
 

@@ -17,6 +17,9 @@ from service.web.fetch import Fetcher
 from service.web.headers import read_header
 from service.web.jpeg import count_scans
 
+# Scans times pixels: about a second of decoding. A photo of 50 megapixels may have a dozen scans.
+_MAX_SCANNED_PIXELS = 640_000_000
+
 # Characters of a string that takes long enough to decode to disturb a health probe.
 _LARGE = 1 << 20
 
@@ -99,8 +102,10 @@ def check_header(data: bytes, settings: Settings) -> tuple[int, int]:
             f"the image is {width}x{height} pixels, "
             f"more than the limit of {settings.max_image_pixels} in all"
         )
-    if found == "JPEG" and (scans := count_scans(data)) > settings.max_jpeg_scans:
-        raise BadImageError(
-            f"the JPEG has {scans} scans, more than the limit of {settings.max_jpeg_scans}"
-        )
+    if found == "JPEG":
+        limit = min(settings.max_jpeg_scans, _MAX_SCANNED_PIXELS // (width * height))
+        if (scans := count_scans(data)) > max(limit, 1):
+            raise BadImageError(
+                f"the JPEG has {scans} scans, more than the limit of {limit} for its size"
+            )
     return width, height

@@ -135,3 +135,15 @@ def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
     path.write_bytes(b"abc")
 
     assert file_sha256(path).startswith("ba7816bf8f01cfea")
+
+
+def test_weights_too_large_for_half_precision_are_refused_and_nothing_is_written(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "half.safetensors"
+    checkpoint = Checkpoint(CONFIG, {"weight": torch.tensor([1.0, 7e4])})
+
+    with pytest.raises(CheckpointError, match="weight holds numbers too large for float16"):
+        save_checkpoint(path, checkpoint)
+
+    assert list(tmp_path.iterdir()) == []

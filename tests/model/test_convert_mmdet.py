@@ -1,6 +1,7 @@
 import os
 import pickle
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -127,8 +128,8 @@ def test_what_does_not_fit_is_listed_whole() -> None:
     text = str(failure.value)
     assert "bbox_head.fc.weight: not part" in text
     assert "head.category.bias: missing" in text
-    assert "head.category.weight: shape (3, 256, 3, 3), expected (80, 256, 3, 3)" in text
-    assert "fpn.pyramid.layer_blocks.0.0.bias: unexpected type int32" in text
+    assert "mask_head.conv_cls.weight: shape (3, 256, 3, 3), expected (80, 256, 3, 3)" in text
+    assert "neck.fpn_convs.0.conv.bias: unexpected type int32" in text
     assert "bbox_head.solo_kernel.bias: stands there twice" in text
 
 
@@ -264,7 +265,7 @@ def test_class_names_come_from_the_file_where_they_fit(case: str, tmp_path: Path
 def test_an_absurd_number_of_classes_is_no_reason_to_fill_the_memory(tmp_path: Path) -> None:
     path = write(tmp_path / "a.pth", state_of(LIGHT, classes=2**40))
 
-    with pytest.raises(CheckpointError, match=r"head\.category\.bias: shape \(1099511627776,\)"):
+    with pytest.raises(CheckpointError, match=r"conv_cls\.bias: shape \(1099511627776,\)"):
         read_mmdet_checkpoint(path)
 
 
@@ -366,6 +367,42 @@ def test_a_damaged_file_is_named_in_one_line(case: str, legacy: bool, tmp_path: 
         read_mmdet_checkpoint(path)
 
     assert str(failure.value) == f"{path}: not a PyTorch file, or a damaged one"
+
+
+def test_a_zip_that_was_compressed_again_gives_the_same_weights(tmp_path: Path) -> None:
+    plain = write(tmp_path / "plain.pth", published_2x(state_of(LIGHT)), legacy=False)
+    packed = tmp_path / "packed.pth"
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.namelist():
+            new.writestr(entry, old.read(entry))
+
+    expected, found = (read_mmdet_checkpoint(path).state_dict for path in (plain, packed))
+
+    assert all(torch.equal(value, found[key]) for key, value in expected.items())
+
+
+def test_a_weights_file_of_ours_is_not_converted(tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(b"")
+
+    with pytest.raises(CheckpointError, match="not a published"):
+        convert_file(path, path)
+
+
+def test_names_that_are_no_text_are_not_taken_for_classes(tmp_path: Path) -> None:
+    file = {"state_dict": state_of(LIGHT, classes=2), "meta": {"CLASSES": (["a"], "\ud800")}}
+
+    checkpoint = read_mmdet_checkpoint(write(tmp_path / "a.pth", file))
+
+    assert checkpoint.config.class_names == ("class_0", "class_1")
+
+
+def test_a_tensor_without_numbers_is_refused(tmp_path: Path) -> None:
+    state = state_of(LIGHT)
+    state["backbone.conv1.weight"] = torch.empty(64, 3, 7, 7, device="meta")
+
+    with pytest.raises(CheckpointError, match=r"backbone\.conv1\.weight: not a tensor"):
+        read_mmdet_checkpoint(write(tmp_path / "a.pth", {"state_dict": state}))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

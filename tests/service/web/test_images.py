@@ -249,4 +249,4 @@ async def test_a_jpeg_of_too_many_scans_is_refused(encode: Encode) -> None:
 
     message = await refusal(b64(bomb))
 
-    assert message == "the JPEG has 110 scans, more than the limit of 64"
+    assert message == "the JPEG has 110 scans, more than the limit of 64 for its size"

@@ -84,7 +84,7 @@ async def test_a_bug_is_answered_without_detail_and_logged_with_it(
     assert response.headers["x-ms-run-function-failed"] == "False"
     assert response.headers["x-request-id"] == "7"
     (line,) = logged(caplog)
-    assert (line["status"], line["reason"]) == (500, "internal_error")
+    assert (line["status"], line["reason"]) == (500, "bug")
     assert "RuntimeError: a bug" in caplog.text
 
 
