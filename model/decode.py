@@ -29,6 +29,8 @@ from model.structures import RGBImage
 
 _DAMAGED = "the image is truncated or damaged"
 
+_BAND_ROWS = 256
+
 # By EXIF orientation: what makes the stored pixels upright.
 _TURNS: dict[int, Callable[[RGBImage], RGBImage]] = {
     2: lambda pixels: pixels[:, ::-1],
@@ -120,7 +122,7 @@ def _decode_with_pillow(data: bytes, max_pixels: int | None) -> RGBImage:
     with _open(data) as image:
         _check_size(image.width, image.height, max_pixels)
         image.load()
-        return np.array(_to_rgb(image))
+        return _rgb_pixels(image)
 
 
 def _check_size(width: int, height: int, max_pixels: int | None) -> None:
@@ -170,14 +172,20 @@ def _open(data: bytes) -> ImageFile:
         raise ImageError(f"{_DAMAGED}, or of a kind that is not supported") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _rgb_pixels(image: Image.Image) -> RGBImage:
+    """Converted in bands: as a whole, each step of Pillow would copy the picture once more."""
     if image.mode.startswith("I;16"):
-        return Image.fromarray(_sixteen_bits_to_eight(image)).convert("RGB")
+        return np.repeat(_sixteen_bits_to_eight(image)[..., None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise ImageError("pixels of 32 bits are not supported")
-    if image.mode.endswith("a"):  # colours that were multiplied by alpha
-        image = image.convert(image.mode.upper())
-    return image.convert("RGB")
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, _BAND_ROWS):
+        band = image.crop((0, top, width, min(top + _BAND_ROWS, height)))
+        if band.mode.endswith("a"):  # colours that were multiplied by alpha
+            band = band.convert(band.mode.upper())
+        pixels[top : top + _BAND_ROWS] = np.asarray(band.convert("RGB"))
+    return pixels
 
 
 def _sixteen_bits_to_eight(image: Image.Image) -> npt.NDArray[np.uint8]:
