@@ -86,7 +86,11 @@ class Predictor:
     def class_names(self) -> tuple[str, ...]:
         return self.config.class_names
 
-    @torch.inference_mode()
+    @property
+    def max_batch_size(self) -> int:
+        """Pictures that go through the network at once, at most."""
+        return _BATCH_SIZE.get(self.device.type, 1)
+
     def predict(self, images: Sequence[RGBImage]) -> list[Instances]:
         """Score (H, W, 3) uint8 RGB pictures of any sizes, in the order given.
 
@@ -100,13 +104,12 @@ class Predictor:
         for index, image in enumerate(images):
             by_canvas[place(image, self.config.preprocess).canvas].append(index)
         results: dict[int, Instances] = {}
-        size = _BATCH_SIZE.get(self.device.type, 1)
+        size = self.max_batch_size
         for indices in by_canvas.values():
             for start in range(0, len(indices), size):
-                batch = indices[start : start + size]
-                results.update(
-                    zip(batch, self._predict_batch([images[i] for i in batch]), strict=True)
-                )
+                part = indices[start : start + size]
+                batch = self.prepare([images[i] for i in part])
+                results.update(zip(part, self.predict_batch(batch), strict=True))
         return [results[index] for index in range(len(images))]
 
     def warm_up(self, sizes: Iterable[tuple[int, int]]) -> None:
@@ -114,8 +117,13 @@ class Predictor:
         for height, width in sizes:
             self.predict([np.full((height, width, 3), 128, dtype=np.uint8)])
 
-    def _predict_batch(self, images: Sequence[RGBImage]) -> list[Instances]:
-        batch = preprocess(images, self.config.preprocess)
+    def prepare(self, images: Sequence[RGBImage]) -> ImageBatch:
+        """The first half of ``predict``, for pictures of one canvas: what needs no device."""
+        return preprocess(images, self.config.preprocess)
+
+    @torch.inference_mode()
+    def predict_batch(self, batch: ImageBatch) -> list[Instances]:
+        """The second half of ``predict``: a prepared batch -> the instances of each picture."""
         return postprocess(self.forward(batch), batch.geometries, self.inference)
 
     @torch.inference_mode()
