@@ -106,15 +106,15 @@ def predict(
     from model.checkpoint import CheckpointError
     from service.client import Client, ScoreError
     from service.predict import predict_photos
-    from service.worker.pipeline import load_pipeline
+    from service.worker.stages import Stages, load_predictor
 
     settings = _settings(weights=weights, devices=device, precision=precision)
     failed = 0
     try:
         with contextlib.ExitStack() as open_connections:
             if url is None:
-                pipeline = load_pipeline(settings)
-                score = lambda data: json.loads(pipeline.score(data))  # noqa: E731
+                stages = Stages(load_predictor(settings, settings.devices[0]), settings)
+                score = lambda data: json.loads(stages.score(data))  # noqa: E731
             else:
                 client = open_connections.enter_context(Client(url))
                 score = lambda data: client.score([data])[0]  # noqa: E731
@@ -160,7 +160,7 @@ def evaluate(
     if out is not None and not out.parent.is_dir():
         _fail(f"{out}: its folder does not exist")
     try:
-        predictor = Predictor.load(settings.weights_path, settings.devices, settings.precision)
+        predictor = Predictor.load(settings.weights_path, settings.devices[0], settings.precision)
         with _progress(MofNCompleteColumn()) as progress:
             task = progress.add_task("evaluating", total=None)
             report = evaluate_coco(
@@ -194,7 +194,7 @@ def benchmark(
 
     settings = _settings(weights=weights, devices=device, precision=precision)
     try:
-        predictor = Predictor.load(settings.weights_path, settings.devices, settings.precision)
+        predictor = Predictor.load(settings.weights_path, settings.devices[0], settings.precision)
         image = read_image(photo, apply_exif=settings.apply_exif)
         times = benchmark_picture(
             predictor, image, repeats=repeats, tolerance_px=settings.polygon_tolerance_px

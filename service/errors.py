@@ -78,6 +78,10 @@ class QueueFullError(ServiceError):
     reason = "queue_full"
     retry_after_s = 1
 
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
 
 class TooManyBytesError(QueueFullError):
     """All requests that are being received hold as many bytes as they may."""

@@ -21,6 +21,12 @@ def _split(value: object) -> object:
     return value
 
 
+def _auto_alone(devices: tuple[str, ...]) -> tuple[str, ...]:
+    if not devices or ("auto" in devices and len(devices) > 1):
+        raise ValueError("auto, or a list of cpu, cuda and cuda:N with one worker for each entry")
+    return devices
+
+
 def _host_pattern(entry: str) -> str:
     """In lower case and ASCII; what begins with a dot stands for all hosts below it."""
     name = re.sub(r"^\*?\.", "", entry)
@@ -43,6 +49,10 @@ PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+Devices = Annotated[
+    tuple[Device, ...], NoDecode, BeforeValidator(_split), AfterValidator(_auto_alone)
+]
 HostPattern = Annotated[str, AfterValidator(_host_pattern)]
 HostPatterns = Annotated[tuple[HostPattern, ...], NoDecode, BeforeValidator(_split)]
 
@@ -60,11 +70,13 @@ class Settings(BaseSettings):
 
     host: str = "0.0.0.0"
     port: Annotated[int, Field(ge=0, le=65535)] = 5001  # 0 takes any free one
+    drain_delay_s: Annotated[float, Field(ge=0)] = 2  # from SIGTERM to the last connection taken
     grace_s: PositiveFloat = 30  # from SIGTERM to the end of the process
+    metrics: bool = True
 
     weights: Path | None = None
     azureml_model_dir: Annotated[Path | None, Field(validation_alias="AZUREML_MODEL_DIR")] = None
-    devices: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    devices: Devices = ("auto",)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.05
     polygon_tolerance_px: Annotated[float, Field(ge=0)] = 0.75
@@ -81,6 +93,10 @@ class Settings(BaseSettings):
     cors_origins: Annotated[CommaSeparated, _azure("CORS_ORIGINS", "AML_CORS_ORIGINS")] = ()
 
     scoring_timeout_ms: Annotated[PositiveInt, _azure("SCORING_TIMEOUT_MS")] = 60_000
+    worker_timeout_s: PositiveFloat = 30  # without a sign from a busy worker, until it is replaced
+    max_batch_size: PositiveInt = 8
+    max_batch_pixels: PositiveInt = 16_000_000
+    max_batch_delay_ms: Annotated[float, Field(ge=0)] = 3
     max_queue_images: PositiveInt = 256
     max_queue_bytes: PositiveInt = 512 * _MIB
 

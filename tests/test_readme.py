@@ -25,6 +25,8 @@ def written(default: object) -> str:
     """A default as the table writes it."""
     if default in (None, "", ()):
         return ""
+    if isinstance(default, tuple):
+        default = ",".join(default)
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 

@@ -1,15 +1,20 @@
-"""Who may wait, for how long, and what the worker does next."""
+"""Who may wait, for how long, and which worker takes what next."""
 
 import asyncio
-import contextlib
+import itertools
 import logging
-from collections import deque
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from service.dispatch.workers import WorkerLostError, WorkerProcess, WorkerStartError
+from service.dispatch.canvas import Canvas, canvas_of
+from service.dispatch.jobs import Job, JobQueue
+from service.dispatch.pace import Pace
+from service.dispatch.slot import Slot
+from service.dispatch.workers import Worker, WorkerLostError, WorkerProcess, WorkerStartError
 from service.errors import (
+    BadImageError,
     QueueFullError,
     ScoringError,
     ScoringTimeoutError,
@@ -17,17 +22,46 @@ from service.errors import (
     UnavailableError,
 )
 from service.logs import log_event
-from service.protocol import EncodedImage
+from service.metrics import Metrics
+from service.protocol import (
+    BatchReport,
+    EncodedImage,
+    Frame,
+    Kind,
+    WorkerStart,
+    unpack_jobs,
+)
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-MAX_FAILED_STARTS = 3  # in a row
+MAX_FAILED_STARTS = 3  # in a row, of every worker, before the first is ever ready
+FAILURES_TO_REFUSE = 3  # in a row, of every worker: images are refused from then on
+MAX_FAILURES = 8  # in a row, of every worker: the process gives up
 MAX_LOST_WORKERS = 2  # by one image
+MAX_BACKOFF_S = 30.0
+LONG_LIFE_S = 300.0  # a worker that ends after it was ready this long is not one in a row
+START_TIMEOUT_S = 600.0
+
+_TICK_S = 0.5
+_GUESSED_PACE_S = 0.1  # of an image, until one is measured
+_STALE_HEARTBEAT_S = 10.0
 
 LOADING = "the model is still loading"
 STOPPING = "the service is shutting down"
+FAILING = "the workers keep failing"
 BROKEN = "the model cannot be loaded"
+STUCK = "the dispatcher has stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Why not, for each question a prober may ask; None means yes."""
+
+    dead: str | None = None  # only a restart can help
+    unhealthy: str | None = None  # Azure's question: has it ever been ready, and does it live?
+    unready: str | None = None  # send no new clients
+    refusing: str | None = None  # images are not taken
 
 
 class Dispatcher(Protocol):
@@ -39,183 +73,377 @@ class Dispatcher(Protocol):
     async def stop(self) -> None:
         """Refuse what waits and leave no process and no task behind."""
 
-    def unavailable(self) -> str | None:
-        """Why images are refused now; None while they are taken."""
+    def health(self) -> Health:
+        """At once, whatever the workers do."""
 
-    async def score(self, image: EncodedImage) -> bytes:
-        """The JSON fragment of one image.
+    def submit(self, images: Sequence[EncodedImage]) -> list[asyncio.Future[bytes]]:
+        """The JSON fragment of each image, to come; all are taken, or none.
+
+        Who does not want one any more cancels its future.
 
         Raises:
-            ServiceError: One of its kinds; the image alone is affected.
+            ServiceError: None is taken. The futures fail with it too, each for its image alone.
         """
 
 
-class Worker(Protocol):
-    """What the dispatcher needs of a worker; see ``WorkerProcess``."""
-
-    async def start(self) -> None: ...
-    async def score(self, image: EncodedImage) -> bytes: ...
-    async def wait(self) -> int: ...
-    async def stop(self) -> None: ...
-
-
-@dataclass(eq=False, slots=True)
-class _Job:
-    image: EncodedImage
-    answer: asyncio.Future[bytes]
-    lost_workers: int = 0
-
-
 class LocalDispatcher:
-    """Feeds one worker on this machine, one image at a time, oldest first.
+    """Feeds the workers of this machine, one on each device, and replaces those that end.
 
-    Once ready, images wait while a worker that ended is replaced. The image it was working on is
-    tried once more; an image that ends two workers is the one that fails.
+    Every worker holds the batch that is on its device and the one after that, which still grows.
+    The least loaded worker takes the next image, whoever's turn it is first.
+
+    Once ready, images wait while a worker is replaced. Those that were with the lost one are tried
+    once more, each alone, so that the one that ends a second worker is the one at fault.
     """
 
     def __init__(
-        self, settings: Settings, make_worker: Callable[[Settings], Worker] = WorkerProcess
+        self,
+        settings: Settings,
+        metrics: Metrics | None = None,
+        make_worker: Callable[[WorkerStart], Worker] = WorkerProcess,
     ) -> None:
         self.failure: str | None = None
         """Why scoring has ended for good: one line for the operator."""
 
         self._settings = settings
+        self._metrics = metrics or Metrics()
         self._make_worker = make_worker
-        self._refusal: str | None = LOADING
-        self._waiting: deque[_Job] = deque()
-        self._arrival = asyncio.Event()
+        self._slots = [Slot(device) for device in settings.devices]
+        self._tasks: list[asyncio.Task[None]] = []
+        self._watcher: asyncio.Task[None] | None = None
+        self._heartbeat = 0.0
+        self._draining = False
+        self._stopped = False
+        self._queue = JobQueue()
+        self._pace = Pace()
+        self._numbers = itertools.count()
         self._admitted_images = 0
         self._admitted_bytes = 0
-        self._runner: asyncio.Task[None] | None = None
+        self._sizes = (1, 1)  # short and long side of the model's input
 
     async def start(self) -> None:
-        self._runner = asyncio.create_task(self._run())
+        self._heartbeat = _now()
+        self._watcher = asyncio.create_task(self._watch())
+        for slot in self._slots:
+            self._keep(slot)
 
     async def stop(self) -> None:
-        self._refusal = STOPPING
-        if self._runner is not None:
-            self._runner.cancel()
-            await asyncio.wait({self._runner})
-        self._refuse(STOPPING)
+        tasks = [*self._tasks, *([self._watcher] if self._watcher else [])]
+        if not self._stopped:  # to cancel twice would interrupt the end of the workers
+            self._stopped = True
+            self._show_readiness()
+            self._refuse_all(STOPPING)
+            for task in tasks:
+                task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
-    def unavailable(self) -> str | None:
-        return self._refusal
+    def drain(self) -> None:
+        """Say from now on that no new clients should come; go on for those that do."""
+        self._draining = True
+        self._show_readiness()
 
-    async def score(self, image: EncodedImage) -> bytes:
-        job = self._admit(image)
-        timeout_ms = self._settings.scoring_timeout_ms
-        try:
-            async with asyncio.timeout(timeout_ms / 1000):
-                return await job.answer
-        except TimeoutError:
-            raise ScoringTimeoutError(timeout_ms) from None
-        finally:
-            self._release(job)
+    def health(self) -> Health:
+        loading = None if self._ever_ready() else LOADING
+        warming = None if all(map(_has_tried, self._slots)) else LOADING
+        ended = STOPPING if self._stopped else BROKEN if self.failure else None
+        failing = FAILING if self._all_failed(FAILURES_TO_REFUSE) else None
+        draining = STOPPING if self._draining else None
+        dead = self._dead()
+        return Health(
+            dead=dead,
+            unhealthy=dead or loading,
+            unready=ended or draining or dead or failing or warming,
+            refusing=ended or loading or failing,
+        )
 
-    def _admit(self, image: EncodedImage) -> _Job:
-        if self._refusal is not None:
-            raise UnavailableError(self._refusal)
-        images, size = self._admitted_images + 1, self._admitted_bytes + len(image.data)
-        if images > self._settings.max_queue_images or size > self._settings.max_queue_bytes:
-            raise QueueFullError("too many images are waiting; retry shortly")
-        self._admitted_images, self._admitted_bytes = images, size
-        job = _Job(image, asyncio.get_running_loop().create_future())
-        self._waiting.append(job)
-        self._arrival.set()
-        return job
+    def submit(self, images: Sequence[EncodedImage]) -> list[asyncio.Future[bytes]]:
+        refusing = self.health().refusing
+        if refusing is not None:
+            raise UnavailableError(refusing)
+        self._require_room(images)
+        loop = asyncio.get_running_loop()
+        if self._admitted_images == 0:
+            self._pace.begin(loop.time())
+        jobs = [self._job(image, place) for place, image in enumerate(images)]
+        for job in jobs:
+            self._admit(job)
+        loop.call_soon(self._dispatch)  # later: more of what came together can go together
+        return [job.answer for job in jobs]
 
-    def _release(self, job: _Job) -> None:
-        """Forget a job however it ended, so that a caller who left costs neither room nor work."""
+    # What waits
+
+    def _require_room(self, images: Sequence[EncodedImage]) -> None:
+        count = self._admitted_images + len(images)
+        size = self._admitted_bytes + sum(len(image.data) for image in images)
+        if count > self._settings.max_queue_images or size > self._settings.max_queue_bytes:
+            pace = self._pace.seconds_per_image() or 0
+            retry_after_s = min(max(1, math.ceil(self._admitted_images * pace)), 60)
+            raise QueueFullError("too many images are waiting; retry shortly", retry_after_s)
+
+    def _job(self, image: EncodedImage, place: int) -> Job:
+        """One image of a request.
+
+        An image's turn comes as if the images of its request had come one by one, as fast as they
+        can be scored: so a request of a hundred does not keep the others waiting until it is done.
+        """
+        loop = asyncio.get_running_loop()
+        short_side, long_side = self._sizes
+        return Job(
+            number=next(self._numbers) % 2**32,
+            image=image,
+            canvas=canvas_of(image.width, image.height, short_side=short_side, long_side=long_side),
+            turn=loop.time() + place * (self._pace.seconds_per_image() or _GUESSED_PACE_S),
+            admitted=loop.time(),
+            answer=loop.create_future(),
+        )
+
+    def _admit(self, job: Job) -> None:
+        timeout_s = self._settings.scoring_timeout_ms / 1000
+        job.expiry = asyncio.get_running_loop().call_later(timeout_s, self._expire, job)
+        job.answer.add_done_callback(lambda _: self._release(job))
+        self._admitted_images += 1
+        self._admitted_bytes += len(job.image.data)
+        self._metrics.queue_bytes.set(self._admitted_bytes)
+        self._metrics.image_pixels.observe(job.source_pixels)
+        self._enqueue(job)
+
+    def _enqueue(self, job: Job) -> None:
+        self._queue.add(job)
+        self._metrics.queue_depth.labels(_label(job.canvas)).inc()
+
+    def _dequeue(self, job: Job) -> None:
+        if self._queue.discard(job):
+            self._metrics.queue_depth.labels(_label(job.canvas)).dec()
+
+    def _expire(self, job: Job) -> None:
+        job.settle(ScoringTimeoutError(self._settings.scoring_timeout_ms))
+
+    def _release(self, job: Job) -> None:
+        """Forget a job however it ended: who left, or came too late, costs no room and no work."""
         self._admitted_images -= 1
         self._admitted_bytes -= len(job.image.data)
-        if job in self._waiting:
-            self._waiting.remove(job)
+        self._metrics.queue_bytes.set(self._admitted_bytes)
+        if job.expiry is not None:
+            job.expiry.cancel()
+        self._dequeue(job)
+        with_worker = any(slot.give_up(job) for slot in self._slots)
+        if job.answer.cancelled():
+            self._metrics.cancelled.labels("worker" if with_worker else "queue").inc()
+        else:
+            job.answer.exception()  # seen, also where nobody awaits it any more
+        if with_worker:
+            self._dispatch()
 
-    def _refuse(self, reason: str) -> None:
-        """Take no image from now on, and answer those that wait."""
-        self._refusal = reason
-        while self._waiting:
-            _settle(self._waiting.popleft(), UnavailableError(reason))
+    def _refuse_all(self, reason: str) -> None:
+        for job in [*self._queue.all(), *(job for slot in self._slots for job in slot.jobs())]:
+            job.settle(UnavailableError(reason))
 
-    async def _run(self) -> None:
-        try:
-            self.failure = await self._keep_a_worker()
-        except Exception:
-            logger.exception("the dispatcher failed")
-            self.failure = "the dispatcher failed; its log says more"
-        self._refuse(BROKEN)
+    # Who takes it
 
-    async def _keep_a_worker(self) -> str:
-        """Replace each worker that ends; return why none can be had any more."""
-        failed_starts = 0
-        while failed_starts < MAX_FAILED_STARTS:
-            worker = self._make_worker(self._settings)
+    def _dispatch(self) -> None:
+        """Send to the workers all that they have room for."""
+        while (match := self._next_match()) is not None:
+            slot, job = match
+            self._dequeue(job)
+            if not job.answer.done():  # its release is about to come
+                slot.send(job)
+
+    def _next_match(self) -> tuple[Slot, Job] | None:
+        for slot in sorted(self._slots, key=Slot.load):
+            job = self._queue.first(slot.next_canvas())
+            if job is not None and slot.has_room_for(job, self._settings):
+                return slot, job
+        return None
+
+    # The workers
+
+    def _keep(self, slot: Slot) -> None:
+        self._tasks.append(asyncio.create_task(self._keep_a_worker(slot)))
+
+    async def _keep_a_worker(self, slot: Slot) -> None:
+        """Replace each worker that ends, until it makes no sense any more."""
+        while self.failure is None:
             try:
-                await self._start(worker)
-                failed_starts = 0
-                await self._feed_until_lost(worker)
+                await self._use_a_worker(slot)
             except WorkerStartError as error:
-                return str(error)
+                self._fail(str(error))
             except WorkerLostError as error:
-                failed_starts += 1
-                log_event(logger, "worker_failed_to_start", why=str(error), times=failed_starts)
-            finally:
-                await worker.stop()
-        return f"the worker ended {failed_starts} times in a row before it was ready"
+                log_event(logger, "worker_lost", device=slot.device, why=str(error))
+            except Exception:
+                logger.exception("the dispatcher failed at a worker")
+            if self.failure is None:
+                await self._back_off(slot)
 
-    async def _start(self, worker: Worker) -> None:
-        begun = asyncio.get_running_loop().time()
-        await worker.start()
-        self._refusal = None
-        seconds = round(asyncio.get_running_loop().time() - begun, 2)
-        log_event(logger, "worker_ready", seconds=seconds)
-
-    async def _feed_until_lost(self, worker: Worker) -> None:
-        """Return once the worker has ended, whether it was busy or idle."""
-        feeding = asyncio.create_task(self._feed(worker))
-        ended = asyncio.create_task(worker.wait())
+    async def _use_a_worker(self, slot: Slot) -> None:
+        """Have one worker from its start to its end, which is always an error."""
+        settings = self._settings.model_dump_json()
+        worker = self._make_worker(WorkerStart(settings, slot.device, workers=len(self._slots)))
         try:
-            await asyncio.wait({feeding, ended}, return_when=asyncio.FIRST_COMPLETED)
+            await self._start(slot, worker)
+            await self._listen(slot, worker)
         finally:
-            for task in (feeding, ended):
-                task.cancel()
-            await asyncio.wait({feeding, ended})
-        log_event(logger, "worker_lost")
-        with contextlib.suppress(WorkerLostError, asyncio.CancelledError):
-            feeding.result()
+            if slot.worker is not None and _now() - slot.ready_since > LONG_LIFE_S:
+                slot.failures = 0
+            self._retry(slot.take_all())  # before it has ended: that may take its time
+            slot.exit_code = await worker.stop()
 
-    async def _feed(self, worker: Worker) -> None:
+    async def _start(self, slot: Slot, worker: Worker) -> None:
+        begun = _now()
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                info = await worker.start()
+        except TimeoutError as error:
+            raise WorkerLostError("the worker did not start in time") from error
+        self._sizes = (info.short_side, info.long_side)
+        slot.take_on(worker, info, _now())
+        if self._settings.devices == ("auto",) and len(self._slots) == 1:
+            self._slots += [Slot(device) for device in info.devices if device != info.device]
+            for other in self._slots[1:]:
+                self._keep(other)
+        self._show_readiness()
+        seconds = round(_now() - begun, 2)
+        log_event(logger, "worker_ready", device=slot.device, seconds=seconds, **info.start_s)
+        self._dispatch()
+
+    async def _listen(self, slot: Slot, worker: Worker) -> None:
         while True:
-            job = await self._next_job()
+            frame = await worker.receive()
+            slot.silent_ticks = 0
+            match frame.kind:
+                case Kind.STARTED:
+                    self._note_start(slot, unpack_jobs(frame.payload))
+                case Kind.REPORT:
+                    self._note_report(slot, BatchReport.from_json(frame.payload))
+                case _:
+                    self._finish(slot, frame)
+            self._dispatch()
+
+    def _note_start(self, slot: Slot, numbers: Sequence[int]) -> None:
+        queued = self._metrics.stage_seconds.labels("queue")
+        for job in slot.start(numbers):
+            queued.observe(_now() - job.admitted)
+
+    def _note_report(self, slot: Slot, report: BatchReport) -> None:
+        metrics = self._metrics
+        metrics.batch_size.observe(report.size)
+        metrics.batch_padding.observe(report.padding_ratio)
+        metrics.out_of_memory.inc(report.out_of_memory)
+        metrics.batch_retries.inc(report.retries)
+        metrics.device_memory.labels(slot.device).set(report.device_memory_bytes)
+        for objects in report.objects:
+            metrics.objects.observe(objects)
+        for stage, durations in report.stage_s.items():
+            for duration in durations:
+                metrics.stage_seconds.labels(stage).observe(duration)
+
+    def _finish(self, slot: Slot, frame: Frame) -> None:
+        outcome = _outcome(frame)  # first: if it is nonsense, the job is still the slot's to lose
+        job = slot.finish(frame.job)
+        if job is None:  # its client had left
+            return
+        self._pace.note(_now())
+        if frame.kind is not Kind.FAILED:
+            slot.failures = 0
+        job.settle(outcome)
+
+    def _retry(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            job.lost_workers += 1
             if job.answer.done():
                 continue
+            if job.lost_workers < MAX_LOST_WORKERS:
+                self._enqueue(job)
+            else:
+                log_event(logger, "image_ended_workers", bytes=len(job.image.data))
+                job.settle(ScoringError())
+        self._dispatch()
+
+    async def _back_off(self, slot: Slot) -> None:
+        """Give up, or wait before the next worker: not after one failure, then ever longer."""
+        slot.failures += 1
+        if self._all_failed(MAX_FAILURES if self._ever_ready() else MAX_FAILED_STARTS):
+            code = slot.exit_code
+            self._fail(f"the worker ended {slot.failures} times in a row (exit code {code})")
+            return
+        self._metrics.worker_restarts.labels(slot.device).inc()
+        self._show_readiness()
+        if self._all_failed(FAILURES_TO_REFUSE):
+            self._refuse_all(FAILING)
+        if slot.failures > 1:
+            doublings = min(slot.failures, 10) - 3  # 2.0 ** 1024 is an error
+            await asyncio.sleep(min(MAX_BACKOFF_S, 2.0**doublings))
+
+    def _ever_ready(self) -> bool:
+        return any(slot.ever_ready for slot in self._slots)
+
+    def _all_failed(self, times: int) -> bool:
+        return all(slot.worker is None and slot.failures >= times for slot in self._slots)
+
+    def _fail(self, reason: str) -> None:
+        self.failure = reason
+        self._show_readiness()
+        self._refuse_all(BROKEN)
+
+    # Whether all is well
+
+    async def _watch(self) -> None:
+        """Beat; replace workers that hang; see to it that nothing waits in vain.
+
+        Time is counted in ticks, so that a process that was suspended does not find its workers
+        silent all that time.
+        """
+        while True:
+            await asyncio.sleep(_TICK_S)
+            self._heartbeat = _now()
             try:
-                _settle(job, await worker.score(job.image))
-            except ServiceError as error:
-                _settle(job, error)
-            except BaseException:  # whatever ended the feeding, its job must not be forgotten
-                self._retry(job)
-                raise
+                self._dispatch()
+                self._replace_hanging()
+            except Exception:
+                logger.exception("the dispatcher failed at a tick")
 
-    def _retry(self, job: _Job) -> None:
-        job.lost_workers += 1
-        if job.lost_workers < MAX_LOST_WORKERS:
-            self._waiting.appendleft(job)
-        else:
-            _settle(job, ScoringError())
+    def _replace_hanging(self) -> None:
+        patience = math.ceil(self._settings.worker_timeout_s / _TICK_S)
+        for slot in self._slots:
+            if slot.jobs():  # else it owes nothing, but that its clients left is no sign of life
+                slot.silent_ticks += 1
+            if slot.silent_ticks > patience and slot.worker is not None:
+                log_event(logger, "worker_hangs", device=slot.device)
+                slot.silent_ticks = 0
+                slot.worker.kill()
 
-    async def _next_job(self) -> _Job:
-        while not self._waiting:
-            self._arrival.clear()
-            await self._arrival.wait()
-        return self._waiting.popleft()
+    def _dead(self) -> str | None:
+        if self._watcher is None or self._stopped:
+            return None
+        stale = _now() - self._heartbeat > _STALE_HEARTBEAT_S
+        ended = any(task.done() for task in self._tasks) and self.failure is None
+        return STUCK if stale or ended or self._watcher.done() else None
+
+    def _show_readiness(self) -> None:
+        self._metrics.ready.set(self.health().unready is None)
 
 
-def _settle(job: _Job, outcome: bytes | ServiceError) -> None:
-    """Answer a job, unless its caller has left: that cancelled the future already."""
-    if job.answer.done():
-        return
-    if isinstance(outcome, ServiceError):
-        job.answer.set_exception(outcome)
-    else:
-        job.answer.set_result(outcome)
+def _now() -> float:
+    """Seconds on a clock that nobody sets."""
+    return asyncio.get_running_loop().time()
+
+
+def _label(canvas: Canvas) -> str:
+    return f"{canvas[0]}x{canvas[1]}"
+
+
+def _has_tried(slot: Slot) -> bool:
+    """One device that cannot be used must not keep clients from the others for ever."""
+    return slot.ever_ready or slot.failures >= MAX_FAILED_STARTS
+
+
+def _outcome(frame: Frame) -> bytes | ServiceError:
+    match frame.kind:
+        case Kind.RESULT:
+            return frame.payload
+        case Kind.BAD_IMAGE:
+            return BadImageError(frame.payload.decode())
+        case Kind.FAILED:
+            return ScoringError()
+        case _:
+            raise WorkerLostError(f"the worker answered an image with {frame.kind.name}")

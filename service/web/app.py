@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from service.dispatch.dispatcher import Dispatcher, LocalDispatcher
+from service.metrics import Metrics
 from service.settings import Settings
 from service.web.answers import RUN_FAILED, message_body
 from service.web.budget import ByteBudget
@@ -25,23 +26,27 @@ _ROUTER_MESSAGES = {
 }
 
 
-def create_app(settings: Settings, dispatcher: Dispatcher | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, dispatcher: Dispatcher | None = None, metrics: Metrics | None = None
+) -> FastAPI:
     """The service as an ASGI application.
 
     Args:
         settings: The deployment's.
         dispatcher: Where images go; this machine's worker processes unless given. It is started
             and stopped with the application.
+        metrics: What ``/metrics`` shows; those of the dispatcher, where one is given.
     """
     app = FastAPI(lifespan=_lifespan, redirect_slashes=False, openapi_url=None)
     app.state.settings = settings
-    app.state.dispatcher = dispatcher or LocalDispatcher(settings)
+    app.state.metrics = metrics or Metrics()
+    app.state.dispatcher = dispatcher or LocalDispatcher(settings, app.state.metrics)
     app.state.fetcher = Fetcher(settings)
     app.state.scorer = Scorer(settings, app.state.dispatcher, app.state.fetcher)
     app.state.budget = ByteBudget(settings.max_inflight_bytes)
     app.include_router(router)
     app.add_exception_handler(HTTPException, _on_router_error)
-    app.add_middleware(RequestMiddleware, settings=settings)
+    app.add_middleware(RequestMiddleware, settings=settings, metrics=app.state.metrics)
     app.add_middleware(UnreadBodyMiddleware)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, origins=settings.cors_origins)

@@ -11,8 +11,17 @@ from importlib.metadata import version
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import HeaderTooLargeError, InternalError, ServiceError
+from service.errors import (
+    HeaderTooLargeError,
+    InternalError,
+    QueueFullError,
+    ScoringTimeoutError,
+    ServiceError,
+    TooManyBytesError,
+    UnavailableError,
+)
 from service.logs import log_event
+from service.metrics import Metrics
 from service.settings import Settings
 from service.web.answers import error_answer
 
@@ -24,8 +33,13 @@ LEGACY_ID = "x-ms-request-id"  # deprecated by Azure, still sent by its clients
 TRACE_ID = "traceid"
 SERVER_VERSION = "x-ms-server-version"
 
+_REJECTIONS = {
+    error.reason
+    for error in (QueueFullError, TooManyBytesError, UnavailableError, ScoringTimeoutError)
+}
 _MAX_ID_CHARS = 100
-_UNLOGGED_PATHS = {"/", "/livez", "/readyz"}  # probes call them every few seconds
+#: Called every few seconds by probes and scrapers: neither logged nor counted.
+_PROBES = {"/", "/livez", "/readyz", "/metrics"}
 
 
 @dataclass(slots=True)
@@ -51,13 +65,14 @@ class RequestRecord:
 
 
 class RequestMiddleware:
-    """Puts a ``RequestRecord`` into the request's state, its ids on the answer, and logs it.
+    """Puts a ``RequestRecord`` into the request's state, its ids on the answer; logs and counts it.
 
     Whatever the application raises becomes an answer here, so that it has these headers too.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self.app = app
+        self._metrics = metrics
         self._version = f"solov2/{version('solov2')}" if settings.server_version_header else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,6 +83,8 @@ class RequestMiddleware:
         record = RequestRecord(sent.get(REQUEST_ID, ""))
         scope.setdefault("state", {})["record"] = record
         begun = False
+        if scope["path"] not in _PROBES:
+            self._metrics.in_flight.inc()
 
         async def send_with_headers(message: Message) -> None:
             nonlocal begun
@@ -86,10 +103,22 @@ class RequestMiddleware:
         except Exception as error:
             if begun:
                 raise
-            answer = error_answer(_as_answerable(error, record))
-            await answer(scope, receive, send_with_headers)
+            answerable = _as_answerable(error, record)
+            await error_answer(answerable)(scope, receive, send_with_headers)
         finally:
-            _log(scope, record)
+            if scope["path"] not in _PROBES:
+                _log(scope, record)
+                self._count(record)
+
+    def _count(self, record: RequestRecord) -> None:
+        metrics = self._metrics
+        metrics.in_flight.dec()
+        metrics.requests.labels(str(record.status), record.reason).inc()
+        metrics.request_seconds.observe(time.perf_counter() - record.started)
+        for stage, milliseconds in record.stages_ms.items():
+            metrics.stage_seconds.labels(stage).observe(milliseconds / 1000)
+        if record.reason in _REJECTIONS:
+            metrics.rejected.labels(record.reason).inc()
 
     def _headers(self, request: Headers) -> tuple[dict[str, str], HeaderTooLargeError | None]:
         """The headers to send with the answer, and why the request is refused for its own."""
@@ -121,8 +150,6 @@ def _as_answerable(error: Exception, record: RequestRecord) -> ServiceError:
 
 
 def _log(scope: Scope, record: RequestRecord) -> None:
-    if scope["path"] in _UNLOGGED_PATHS:
-        return
     log_event(
         logger,
         "request",

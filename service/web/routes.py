@@ -4,11 +4,12 @@ import time
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
 from service.dispatch.dispatcher import Dispatcher
 from service.errors import UnavailableError
+from service.metrics import CONTENT_TYPE
 from service.settings import Settings
 from service.web.answers import RUN_FAILED
 from service.web.body import read_body, require_json
@@ -68,7 +69,8 @@ async def score(
     """
     if request.method == "POST":
         require_json(request)
-    _require_available(scorer.dispatcher)  # a body that nobody could score need not be read
+    # A body that nobody could score need not be read.
+    _require_none(scorer.dispatcher.health().refusing)
     with record.stage("read"):
         body = await read_body(request, settings, account)
         record.body_bytes = len(body)
@@ -102,8 +104,8 @@ async def swagger(settings: SettingsDep, version: str = "2") -> Response:
 
 @router.api_route("/", methods=["GET", "HEAD"])
 async def health(dispatcher: DispatcherDep) -> Response:
-    """Azure's probe."""
-    _require_available(dispatcher)
+    """Azure's probe: healthy from the first readiness on, restarts of workers included."""
+    _require_none(dispatcher.health().unhealthy)
     return HTMLResponse("Healthy")
 
 
@@ -113,17 +115,27 @@ async def health_options() -> Response:
 
 
 @router.get("/livez")
-async def alive() -> Response:
+async def alive(dispatcher: DispatcherDep) -> Response:
+    """Whether the dispatcher still beats; 503 means that only a restart can help."""
+    _require_none(dispatcher.health().dead)
     return PlainTextResponse("alive")
 
 
 @router.get("/readyz")
 async def ready(dispatcher: DispatcherDep) -> Response:
-    _require_available(dispatcher)
+    """Whether new clients should come."""
+    _require_none(dispatcher.health().unready)
     return PlainTextResponse("ready")
 
 
-def _require_available(dispatcher: Dispatcher) -> None:
-    refusal = dispatcher.unavailable()
-    if refusal is not None:
-        raise UnavailableError(refusal)
+@router.get("/metrics")
+async def metrics(request: Request, settings: SettingsDep) -> Response:
+    """For Prometheus."""
+    if not settings.metrics:
+        raise HTTPException(404)
+    return Response(request.app.state.metrics.exposition(), media_type=CONTENT_TYPE)
+
+
+def _require_none(reason: str | None) -> None:
+    if reason is not None:
+        raise UnavailableError(reason)

@@ -1,7 +1,7 @@
 """The rows of one request, scored together."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -35,9 +35,14 @@ class Scorer:
         All are read and checked before the first is scored. The first that fails cancels the rest.
         """
         with record.stage("images"):
-            images = await _all_of(self._read(row, text, account) for row, text in enumerate(texts))
+            reading = [self._read(row, text, account) for row, text in enumerate(texts)]
+            images = await _all_of([asyncio.create_task(part) for part in reading])
         with record.stage("score"):
-            return await _all_of(self._score(row, image) for row, image in enumerate(images))
+            answers = self.dispatcher.submit(images)
+            try:
+                return await _all_of(answers)
+            except BadImageError as error:
+                raise error.in_row(_failed_row(answers, error)) from None
 
     async def _read(self, row: int, text: str, account: Account) -> EncodedImage:
         try:
@@ -45,21 +50,19 @@ class Scorer:
         except BadImageError as error:
             raise error.in_row(row) from None
 
-    async def _score(self, row: int, image: EncodedImage) -> bytes:
-        try:
-            return await self.dispatcher.score(image)
-        except BadImageError as error:
-            raise error.in_row(row) from None
 
-
-async def _all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def _all_of(parts: Sequence[asyncio.Future[T]]) -> list[T]:
     """The results in order; the first failure cancels the rest."""
-    tasks = [asyncio.create_task(part) for part in work]
     try:
-        return await asyncio.gather(*tasks)
+        return await asyncio.gather(*parts)
     finally:
-        for task in tasks:
-            task.cancel()
+        for part in parts:
+            part.cancel()
+
+
+def _failed_row(answers: Sequence[asyncio.Future[bytes]], error: BadImageError) -> int:
+    failed = (a.done() and not a.cancelled() and a.exception() is error for a in answers)
+    return [*failed].index(True)
 
 
 async def unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -4,12 +4,15 @@ import contextlib
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
+from types import FrameType
 
 import uvicorn
 
 from service.dispatch.dispatcher import LocalDispatcher
 from service.logs import configure_logging
+from service.metrics import Metrics
 from service.settings import Settings
 from service.web.app import create_app
 from service.web.connection import BoundedHttpProtocol
@@ -34,8 +37,9 @@ def serve(settings: Settings) -> int:
     except OSError as error:
         return _give_up(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
     configure_logging(sys.stdout)
-    dispatcher = LocalDispatcher(settings)
-    _Server(settings, dispatcher).run([listener])
+    metrics = Metrics()
+    dispatcher = LocalDispatcher(settings, metrics)
+    _Server(settings, dispatcher, metrics).run([listener])
     return 0 if dispatcher.failure is None else _give_up(dispatcher.failure)
 
 
@@ -50,22 +54,38 @@ def _give_up(reason: str) -> int:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, settings: Settings, dispatcher: LocalDispatcher) -> None:
+    """Told to end by SIGTERM, it goes on for a moment: load balancers notice with a delay."""
+
+    def __init__(self, settings: Settings, dispatcher: LocalDispatcher, metrics: Metrics) -> None:
         config = uvicorn.Config(
-            create_app(settings, dispatcher),
+            create_app(settings, dispatcher, metrics),
             http=BoundedHttpProtocol,
             ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=max(1, int(settings.grace_s) - _LAST_STEPS_S),
+            timeout_graceful_shutdown=max(
+                1, int(settings.grace_s - settings.drain_delay_s) - _LAST_STEPS_S
+            ),
         )
         super().__init__(config)
         self._dispatcher = dispatcher
+        self._drain_delay_s = settings.drain_delay_s
+        self._drained_at: float | None = None  # on the monotonic clock
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second; true ends the server."""
-        return self._dispatcher.failure is not None or await super().on_tick(counter)
+        drained = self._drained_at is not None and time.monotonic() >= self._drained_at
+        return drained or self._dispatcher.failure is not None or await super().on_tick(counter)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A second signal, or Ctrl-C, does not wait for anybody to notice."""
+        ready = self._dispatcher.health().unready is None
+        if sig == signal.SIGTERM and ready and self._drained_at is None:
+            self._drained_at = time.monotonic() + self._drain_delay_s
+            self._dispatcher.drain()
+        else:
+            super().handle_exit(sig, frame)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

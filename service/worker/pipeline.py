@@ -1,91 +1,223 @@
-"""One encoded image after the other: decode, predict, encode."""
+"""Decode, device and encode at the same time, each on images of its own.
+
+Images are decoded as they arrive. The device takes what is decoded by the time it is free, so a
+batch is settled at the last moment, and waits only for images that are being decoded already.
+"""
 
 import logging
-from collections.abc import Sequence
-from typing import BinaryIO, Protocol
+import math
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from model.config import InferenceConfig, SOLOv2Config
-from model.decode import decode_image
-from model.predictor import Predictor
-from model.preprocess import fit_size
-from model.structures import Instances, RGBImage
+from model.structures import ImageBatch, Instances
 from service.errors import BadImageError
-from service.protocol import Frame, Kind, receive_frame, send_frame
-from service.settings import Settings
-from service.worker.encode import encode_instances
+from service.protocol import BatchReport, Frame, Kind, pack_jobs
+from service.worker.isolation import Isolation, Outcome
 
 logger = logging.getLogger(__name__)
 
-#: Landscape, portrait and square photos: (height, width).
-WARM_UP_SIZES = ((480, 640), (640, 480), (640, 640))
+#: Batches that may wait for encoding before the device waits for them.
+_ENCODE_BACKLOG = 2
 
 
-class InstancePredictor(Protocol):
-    """What the pipeline needs of ``model.Predictor``."""
+class ImageStages(Protocol):
+    """What the pipeline needs of ``Stages``."""
 
-    @property
-    def config(self) -> SOLOv2Config: ...
-    def predict(self, images: Sequence[RGBImage], /) -> list[Instances]: ...
+    def decode(self, data: bytes, /) -> ImageBatch: ...
+    def encode(self, instances: Instances, /) -> bytes: ...
+
+
+@dataclass(eq=False, slots=True)
+class _Image:
+    job: int
+    decoded: ImageBatch | None = None
+    decode_s: float = 0.0
+
+
+@dataclass(eq=False, slots=True)
+class _Batch:
+    """Images on their way from the device to the parent."""
+
+    images: Sequence[_Image]
+    outcome: Outcome
+    padding_ratio: float
+    unfinished: int
+    stage_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
 
 class Pipeline:
-    """Everything between an encoded image and its JSON, around one loaded model."""
+    """Takes jobs from one thread, answers them with frames from several.
 
-    def __init__(self, predictor: InstancePredictor, settings: Settings) -> None:
-        self._predictor = predictor
-        self._settings = settings
+    Args:
+        stages: What is done with an image before and after the device.
+        isolation: Runs batches on the device.
+        answer: Sends a frame; called from any thread.
+        max_batch_size: Images on the device at once.
+        max_batch_delay_s: How long an idle device waits for images still being decoded.
+        threads: For decoding, and as many for encoding.
+        device_memory: Bytes allocated on the device at most so far.
+    """
 
-    def score(self, data: bytes) -> bytes:
-        """The JSON fragment of one encoded image.
+    def __init__(
+        self,
+        stages: ImageStages,
+        isolation: Isolation,
+        answer: Callable[[Frame], None],
+        *,
+        max_batch_size: int,
+        max_batch_delay_s: float,
+        threads: int,
+        device_memory: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self._stages = stages
+        self._isolation = isolation
+        self._answer = answer
+        self._max_batch_size = max_batch_size
+        self._max_batch_delay_s = max_batch_delay_s
+        self._device_memory = device_memory
+        self._decoders = ThreadPoolExecutor(threads, "decode")
+        self._encoders = ThreadPoolExecutor(threads, "encode")
+        self._encode_room = threading.Semaphore(_ENCODE_BACKLOG * max_batch_size)
+        self._waiting: dict[int, _Image] = {}  # not on the device yet, in order of arrival
+        self._bug: BaseException | None = None  # of a thread that decodes or encodes
+        self._change = threading.Condition()  # guards the two lines above
+
+    def submit(self, job: int, data: bytes) -> None:
+        """Begin to decode an image; its answer comes some time later."""
+        image = _Image(job)
+        with self._change:
+            self._waiting[job] = image
+        self._decoders.submit(self._decode, image, data).add_done_callback(self._check)
+
+    def cancel(self, job: int) -> None:
+        """Nobody waits for this one any more; it is not answered if that saves work."""
+        with self._change:
+            self._waiting.pop(job, None)
+            self._change.notify()
+
+    def run(self) -> None:
+        """Keep the device busy, for ever.
 
         Raises:
-            BadImageError: It cannot be decoded, or is too long and thin to be resized.
+            DeviceLostError: It can do no more.
+            BaseException: A bug in any thread; some image may never be answered.
         """
-        config = self._predictor.config
-        (instances,) = self._predictor.predict([self._decode(data)])
-        return encode_instances(
-            instances, config.class_names, tolerance_px=self._settings.polygon_tolerance_px
+        while True:
+            images = self._next_batch()
+            self._answer(Frame(Kind.STARTED, payload=pack_jobs([image.job for image in images])))
+            self._infer(images)
+
+    def _decode(self, image: _Image, data: bytes) -> None:
+        if image.job not in self._waiting:
+            return
+        started = time.perf_counter()
+        answer = None
+        try:
+            decoded = self._stages.decode(data)
+        except BadImageError as error:
+            answer = Frame(Kind.BAD_IMAGE, image.job, str(error).encode())
+        except Exception:
+            logger.exception("an image of %d bytes could not be decoded", len(data))
+            answer = Frame(Kind.FAILED, image.job)
+        if answer is not None:
+            self.cancel(image.job)
+            self._answer(answer)
+            return
+        with self._change:
+            image.decode_s = time.perf_counter() - started
+            image.decoded = decoded
+            self._change.notify()
+
+    def _check(self, task: Future[None]) -> None:
+        """Hand what ended a task to ``run``; nobody else would ever see it."""
+        if bug := task.exception():
+            with self._change:
+                self._bug = bug
+                self._change.notify()
+
+    def _next_batch(self) -> list[_Image]:
+        """Decoded images of one canvas, at least one."""
+        deadline: float | None = None
+        with self._change:
+            while True:
+                if self._bug:
+                    raise self._bug
+                batch = self._decoded()
+                if not batch:
+                    deadline = None
+                    self._change.wait()
+                    continue
+                deadline = deadline or time.monotonic() + self._max_batch_delay_s
+                patience = deadline - time.monotonic()
+                if patience <= 0 or not self._can_grow(batch):
+                    for image in batch:
+                        del self._waiting[image.job]
+                    return batch
+                self._change.wait(patience)
+
+    def _decoded(self) -> list[_Image]:
+        """The images decoded so far that share the canvas of the first of them."""
+        decoded = [image for image in self._waiting.values() if image.decoded]
+        same = [image for image in decoded if _canvas(image) == _canvas(decoded[0])]
+        return same[: self._max_batch_size]
+
+    def _can_grow(self, batch: list[_Image]) -> bool:
+        decoding = any(image.decoded is None for image in self._waiting.values())
+        return decoding and len(batch) < self._max_batch_size
+
+    def _infer(self, images: Sequence[_Image]) -> None:
+        started = time.perf_counter()
+        outcome = self._isolation.run([image.decoded for image in images if image.decoded])
+        batch = _Batch(images, outcome, _padding_ratio(images), len(images))
+        batch.stage_s["infer"].append(time.perf_counter() - started)
+        for image, instances in zip(images, outcome.instances, strict=True):
+            image.decoded = None  # megabytes that the encoding needs no more
+            self._encode_room.acquire()
+            task = self._encoders.submit(self._encode, batch, image, instances)
+            task.add_done_callback(self._check)
+
+    def _encode(self, batch: _Batch, image: _Image, instances: Instances | None) -> None:
+        started = time.perf_counter()
+        answer = Frame(Kind.FAILED, image.job)
+        try:
+            if instances is not None:
+                answer = Frame(Kind.RESULT, image.job, self._stages.encode(instances))
+        except Exception:
+            logger.exception("the instances of an image could not be encoded")
+        finally:
+            self._encode_room.release()
+        self._answer(answer)
+        with self._change:
+            batch.stage_s["encode"].append(time.perf_counter() - started)
+            batch.unfinished -= 1
+            finished = not batch.unfinished
+        if finished:
+            self._answer(Frame(Kind.REPORT, payload=self._report(batch).to_json()))
+
+    def _report(self, batch: _Batch) -> BatchReport:
+        found = [len(instances) for instances in batch.outcome.instances if instances is not None]
+        return BatchReport(
+            size=len(batch.images),
+            padding_ratio=batch.padding_ratio,
+            stage_s={"decode": [image.decode_s for image in batch.images], **batch.stage_s},
+            objects=found,
+            out_of_memory=batch.outcome.out_of_memory,
+            retries=batch.outcome.retries,
+            device_memory_bytes=self._device_memory(),
         )
 
-    def _decode(self, data: bytes) -> RGBImage:
-        settings = self._settings
-        try:
-            image = decode_image(
-                data, apply_exif=settings.apply_exif, max_pixels=settings.max_image_pixels
-            )
-            fit_size(image.shape[0], image.shape[1], self._predictor.config.preprocess)
-        except ValueError as error:  # an ImageError is one too
-            raise BadImageError(str(error)) from error
-        return image
+
+def _canvas(image: _Image) -> tuple[int, int] | None:
+    return image.decoded.geometries[0].canvas if image.decoded else None
 
 
-def load_pipeline(settings: Settings) -> Pipeline:
-    """A pipeline whose first image is as quick as the next.
-
-    Raises:
-        CheckpointError: The weights cannot be used.
-    """
-    predictor = Predictor.load(
-        settings.weights_path,
-        settings.devices,
-        settings.precision,
-        inference=InferenceConfig(score_threshold=settings.score_threshold),
-    )
-    predictor.warm_up(WARM_UP_SIZES)
-    return Pipeline(predictor, settings)
-
-
-def answer_frames(pipeline: Pipeline, questions: BinaryIO, answers: BinaryIO) -> None:
-    """Score what arrives until the parent closes its end."""
-    while (frame := receive_frame(questions)) is not None:
-        send_frame(answers, _answer(pipeline, frame.payload))
-
-
-def _answer(pipeline: Pipeline, data: bytes) -> Frame:
-    try:
-        return Frame(Kind.RESULT, pipeline.score(data))
-    except BadImageError as error:
-        return Frame(Kind.BAD_IMAGE, str(error).encode())
-    except Exception:
-        logger.exception("an image of %d bytes could not be scored", len(data))
-        return Frame(Kind.FAILED)
+def _padding_ratio(images: Sequence[_Image]) -> float:
+    """The share of the canvases of a batch that is no image."""
+    geometries = [image.decoded.geometries[0] for image in images if image.decoded]
+    filled = sum(math.prod(geometry.resized) for geometry in geometries)
+    return 1 - filled / sum(math.prod(geometry.canvas) for geometry in geometries)

@@ -1,5 +1,6 @@
 """Fakes and pictures that the service's tests share."""
 
+import asyncio
 import base64
 import io
 import socket
@@ -17,13 +18,14 @@ from PIL import Image
 from tiny import save_tiny
 
 from model.config import VARIANTS, SOLOv2Config
-from model.structures import Instances, MaskCrops
-from service.dispatch.dispatcher import Dispatcher
+from model.preprocess import preprocess
+from model.structures import ImageBatch, Instances, MaskCrops
+from service.dispatch.dispatcher import Dispatcher, Health
 from service.protocol import EncodedImage
 from service.settings import Settings
 from service.web.app import create_app
 from service.web.connection import BoundedHttpProtocol
-from service.worker.pipeline import Pipeline
+from service.worker.stages import Stages
 
 
 @pytest.fixture
@@ -76,8 +78,11 @@ class FakePredictor:
 
     config: SOLOv2Config = VARIANTS["mobile"]
 
-    def predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
-        return [self._middle(*image.shape[:2]) for image in images]
+    def prepare(self, images: Sequence[np.ndarray]) -> ImageBatch:
+        return preprocess(images, self.config.preprocess)
+
+    def predict_batch(self, batch: ImageBatch) -> list[Instances]:
+        return [self._middle(*geometry.original) for geometry in batch.geometries]
 
     def _middle(self, height: int, width: int) -> Instances:
         x1, y1, x2, y2 = width // 4, height // 4, width - width // 4, height - height // 4
@@ -96,33 +101,36 @@ def fake_predictor() -> FakePredictor:
     return FakePredictor()
 
 
-class PipelineDispatcher:
-    """The worker's own pipeline around the fake predictor, without the process."""
+class StagesDispatcher:
+    """The worker's own stages around the fake predictor, without the process."""
 
     def __init__(self) -> None:
-        self.pipeline = Pipeline(FakePredictor(), Settings())
+        self.stages = Stages(FakePredictor(), Settings())
 
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
 
-    def unavailable(self) -> str | None:
-        return None
+    def health(self) -> Health:
+        return Health()
 
-    async def score(self, image: EncodedImage) -> bytes:
-        return await anyio.to_thread.run_sync(self.pipeline.score, image.data)
+    def submit(self, images: Sequence[EncodedImage]) -> list[asyncio.Future[bytes]]:
+        return [asyncio.ensure_future(self._score(image)) for image in images]
+
+    async def _score(self, image: EncodedImage) -> bytes:
+        return await anyio.to_thread.run_sync(self.stages.score, image.data)
 
 
 @pytest.fixture(scope="session")
-def pipeline_dispatcher() -> PipelineDispatcher:
-    return PipelineDispatcher()
+def stages_dispatcher() -> StagesDispatcher:
+    return StagesDispatcher()
 
 
 class FakeDispatcher:
     """Answers with the image's size; does what its fields say otherwise."""
 
     def __init__(self) -> None:
-        self.refusal: str | None = None
+        self.reasons = Health()
         self.error: Exception | None = None
         self.scored: list[EncodedImage] = []
         self.events: list[str] = []
@@ -133,14 +141,20 @@ class FakeDispatcher:
     async def stop(self) -> None:
         self.events.append("stopped")
 
-    def unavailable(self) -> str | None:
-        return self.refusal
+    def health(self) -> Health:
+        return self.reasons
 
-    async def score(self, image: EncodedImage) -> bytes:
+    def submit(self, images: Sequence[EncodedImage]) -> list[asyncio.Future[bytes]]:
+        return [self._answer(image) for image in images]
+
+    def _answer(self, image: EncodedImage) -> asyncio.Future[bytes]:
         self.scored.append(image)
-        if self.error is not None:
-            raise self.error
-        return b"[%d,%d]" % (image.width, image.height)
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        if self.error is None:
+            answer.set_result(b"[%d,%d]" % (image.width, image.height))
+        else:
+            answer.set_exception(self.error)
+        return answer
 
 
 @pytest.fixture

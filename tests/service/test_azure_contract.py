@@ -24,8 +24,8 @@ TYPE = {"content-type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def url(serve_in_thread: Callable, pipeline_dispatcher) -> Iterator[str]:
-    with serve_in_thread(Settings(), pipeline_dispatcher) as url:
+def url(serve_in_thread: Callable, stages_dispatcher) -> Iterator[str]:
+    with serve_in_thread(Settings(), stages_dispatcher) as url:
         yield url
 
 
@@ -287,10 +287,10 @@ def test_a_large_answer_comes_compressed_to_who_takes_that(
     ("origin", "expected"), [("https://a.example", "https://a.example"), ("https://c", None)]
 )
 def test_listed_origins_may_read_every_answer(
-    serve_in_thread: Callable, pipeline_dispatcher, origin: str, expected: str | None
+    serve_in_thread: Callable, stages_dispatcher, origin: str, expected: str | None
 ) -> None:
     settings = Settings(cors_origins="https://a.example, https://b.example")
-    with serve_in_thread(settings, pipeline_dispatcher) as url:
+    with serve_in_thread(settings, stages_dispatcher) as url:
         good = httpx.get(f"{url}/", headers={"origin": origin})
         bad = httpx.post(f"{url}/score", headers={"origin": origin})
         preflight = httpx.options(f"{url}/score", headers={"origin": origin})

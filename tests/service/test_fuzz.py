@@ -79,10 +79,10 @@ headers = st.fixed_dictionaries(
 
 
 @pytest.fixture(scope="module")
-def client(serve_in_thread: Callable, pipeline_dispatcher) -> Iterator[httpx.Client]:
+def client(serve_in_thread: Callable, stages_dispatcher) -> Iterator[httpx.Client]:
     service = Settings(url_timeout_s=0.2, cors_origins="https://a,https://b")
     with (
-        serve_in_thread(service, pipeline_dispatcher) as url,
+        serve_in_thread(service, stages_dispatcher) as url,
         httpx.Client(base_url=url, timeout=20) as client,
     ):
         yield client

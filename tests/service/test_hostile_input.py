@@ -21,8 +21,8 @@ JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def url(serve_in_thread: Callable, pipeline_dispatcher) -> Iterator[str]:
-    with serve_in_thread(Settings(max_body_bytes=2_000_000), pipeline_dispatcher) as url:
+def url(serve_in_thread: Callable, stages_dispatcher) -> Iterator[str]:
+    with serve_in_thread(Settings(max_body_bytes=2_000_000), stages_dispatcher) as url:
         yield url
 
 

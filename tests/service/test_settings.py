@@ -111,3 +111,17 @@ def test_the_cache_is_where_the_desktop_keeps_caches(
         monkeypatch.setenv("XDG_CACHE_HOME", variable)
 
     assert cache_folder() == tmp_path / expected
+
+
+def test_devices_are_a_list_with_one_worker_for_each_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOLOV2_DEVICES", "cuda:0, cuda:1,cuda:1")
+
+    assert Settings.load().devices == ("cuda:0", "cuda:1", "cuda:1")
+
+
+@pytest.mark.parametrize("devices", ["gpu", "cuda:", "cuda:x", "auto,cpu", ","])
+def test_devices_that_do_not_exist_are_named_in_one_line(devices: str) -> None:
+    with pytest.raises(SettingsError, match=r"^SOLOV2_DEVICES: ") as refused:
+        Settings.load(devices=devices)
+
+    assert "\n" not in str(refused.value)

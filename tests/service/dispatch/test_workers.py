@@ -3,32 +3,26 @@ import os
 import signal
 import sys
 
+import orjson
 import pytest
 
 from service.dispatch.workers import WorkerLostError, WorkerProcess, WorkerStartError
-from service.errors import BadImageError, ScoringError
-from service.protocol import EncodedImage
-from service.settings import Settings
+from service.protocol import Frame, Kind, WorkerStart
 
 pytestmark = pytest.mark.anyio
 
+START = WorkerStart("{}", "cpu", workers=3)
 SPEAKS_THE_PROTOCOL = """
 import os, sys, time
-from service.protocol import Frame, Kind, receive_frame, send_frame
+from service.protocol import Frame, Kind, WorkerInfo, receive_frame, send_frame
 
 source, sink = sys.stdin.buffer, sys.stdout.buffer
-settings = receive_frame(source).payload
-send_frame(sink, Frame(Kind.READY))
+start = receive_frame(source).payload
+send_frame(sink, Frame(Kind.READY, 0, WorkerInfo("cpu", ["cpu"], 4, 800, 1333).to_json()))
 while (frame := receive_frame(source)) is not None:
     match frame.payload:
-        case b"settings":
-            send_frame(sink, Frame(Kind.RESULT, settings))
-        case b"bad":
-            send_frame(sink, Frame(Kind.BAD_IMAGE, "is café".encode()))
-        case b"fail":
-            send_frame(sink, Frame(Kind.FAILED))
-        case b"confuse":
-            send_frame(sink, Frame(Kind.START))
+        case b"start":
+            send_frame(sink, Frame(Kind.RESULT, frame.job, start))
         case b"babble":
             sink.write(bytes(5) + b"garbage"); sink.flush()
         case b"die":
@@ -36,16 +30,16 @@ while (frame := receive_frame(source)) is not None:
         case b"hang":
             import signal
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            send_frame(sink, Frame(Kind.RESULT, b"hanging"))
+            send_frame(sink, Frame(Kind.STARTED))
             time.sleep(60)
         case other:
-            send_frame(sink, Frame(Kind.RESULT, other[::-1]))
+            send_frame(sink, Frame(Kind(frame.kind + 5), frame.job, other[::-1]))
 """
 CANNOT_START = """
 import sys
 from service.protocol import Frame, Kind, receive_frame, send_frame
 receive_frame(sys.stdin.buffer)
-send_frame(sys.stdout.buffer, Frame(Kind.FATAL, b"w.safetensors: damaged"))
+send_frame(sys.stdout.buffer, Frame(Kind.FATAL, 0, b"w.safetensors: damaged"))
 """
 
 
@@ -55,79 +49,78 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
     return "asyncio", {"use_uvloop": request.param}
 
 
-def worker_running(script: str, settings: Settings | None = None) -> WorkerProcess:
-    return WorkerProcess(settings or Settings(), [sys.executable, "-c", script])
+def worker_running(script: str) -> WorkerProcess:
+    return WorkerProcess(START, [sys.executable, "-c", script])
 
 
-def image(data: bytes) -> EncodedImage:
-    return EncodedImage(data, 1, 1)
+def image(data: bytes, job: int = 0) -> Frame:
+    return Frame(Kind.IMAGE, job, data)
 
 
-async def test_images_go_in_and_fragments_come_out() -> None:
+async def test_frames_go_in_and_come_out_whatever_their_size() -> None:
     worker = worker_running(SPEAKS_THE_PROTOCOL)
     await worker.start()
 
-    answers = [await worker.score(image(data)) for data in (b"abc", b"", b"xy" * 500_000)]
+    for job, data in enumerate((b"abc", b"", b"xy" * 500_000)):
+        worker.send(image(data, job))
+    answers = [await worker.receive() for _ in range(3)]
 
     await worker.stop()
-    assert answers == [b"cba", b"", b"yx" * 500_000]
+    assert answers == [
+        Frame(Kind.RESULT, 0, b"cba"),
+        Frame(Kind.RESULT, 1, b""),
+        Frame(Kind.RESULT, 2, b"yx" * 500_000),
+    ]
 
 
-async def test_the_worker_gets_the_settings_of_its_parent() -> None:
-    worker = worker_running(SPEAKS_THE_PROTOCOL, Settings(polygon_tolerance_px=2.5))
-    await worker.start()
-
-    received = await worker.score(image(b"settings"))
-
-    await worker.stop()
-    assert Settings.model_validate_json(received).polygon_tolerance_px == 2.5
-
-
-async def test_a_bad_image_and_a_failure_leave_the_worker_alive() -> None:
+async def test_the_worker_is_told_what_to_be_and_tells_what_it_has_become() -> None:
     worker = worker_running(SPEAKS_THE_PROTOCOL)
-    await worker.start()
 
-    with pytest.raises(BadImageError, match="is café"):
-        await worker.score(image(b"bad"))
-    with pytest.raises(ScoringError):
-        await worker.score(image(b"fail"))
+    info = await worker.start()
+    worker.send(image(b"start"))
+    received = await worker.receive()
 
-    assert await worker.score(image(b"ok")) == b"ko"
     await worker.stop()
+    assert (info.device, info.max_batch_size) == ("cpu", 4)
+    assert WorkerStart(**orjson.loads(received.payload)) == START
 
 
-@pytest.mark.parametrize("data", [b"die", b"confuse", b"babble"])
+@pytest.mark.parametrize("data", [b"die", b"babble"])
 async def test_a_worker_that_ends_or_talks_nonsense_is_lost(data: bytes) -> None:
     worker = worker_running(SPEAKS_THE_PROTOCOL)
     await worker.start()
+    worker.send(image(data))
 
     with pytest.raises(WorkerLostError):
-        await worker.score(image(data))
+        await worker.receive()
 
     await worker.stop()
 
 
-async def test_wait_tells_when_the_process_ends() -> None:
+async def test_a_process_that_has_ended_can_be_sent_to_and_stays_lost() -> None:
+    worker = worker_running(SPEAKS_THE_PROTOCOL)
+    await worker.start()
+    worker.send(image(b"die"))
+    with pytest.raises(WorkerLostError):
+        await worker.receive()
+
+    for _ in range(3):
+        worker.send(image(b"abc" * 100_000))
+        with pytest.raises(WorkerLostError):
+            await worker.receive()
+
+    assert await worker.stop() == 3
+
+
+async def test_a_killed_worker_is_lost() -> None:
     worker = worker_running(SPEAKS_THE_PROTOCOL)
     await worker.start()
 
-    with pytest.raises(WorkerLostError):
-        await worker.score(image(b"die"))
-
-    assert await worker.wait() == 3
-
-
-async def test_a_process_that_has_ended_is_lost_for_the_next_image_too() -> None:
-    worker = worker_running(SPEAKS_THE_PROTOCOL)
-    await worker.start()
-    with pytest.raises(WorkerLostError):
-        await worker.score(image(b"die"))
-    await worker.wait()
+    worker.kill()
 
     with pytest.raises(WorkerLostError):
-        await worker.score(image(b"abc"))
-
-    await worker.stop()
+        await worker.receive()
+    assert await worker.stop() == -signal.SIGKILL
 
 
 async def test_a_worker_that_cannot_ever_start_says_why() -> None:
@@ -149,27 +142,30 @@ async def test_a_process_that_is_no_worker_is_lost_at_its_start(script: str) -> 
     await worker.stop()
 
 
-async def test_stopping_asks_politely_first() -> None:
-    worker = worker_running(SPEAKS_THE_PROTOCOL)
-    await worker.start()
-
-    await worker.stop()
-
-    assert await worker.wait() == -signal.SIGTERM
-
-
 async def test_stopping_ends_even_a_process_that_ignores_being_asked() -> None:
     worker = worker_running(SPEAKS_THE_PROTOCOL)
     await worker.start()
-    assert await worker.score(image(b"hang")) == b"hanging"
+    worker.send(image(b"hang"))
+    assert (await worker.receive()).kind is Kind.STARTED
 
-    await worker.stop()
-
-    assert await worker.wait() == -signal.SIGKILL
+    assert await worker.stop() == -signal.SIGKILL
 
 
-async def test_stopping_what_never_started_does_nothing() -> None:
-    await worker_running(SPEAKS_THE_PROTOCOL).stop()
+async def test_stopping_and_killing_what_has_ended_or_never_started_does_nothing() -> None:
+    never, ended = worker_running(SPEAKS_THE_PROTOCOL), worker_running("")
+    with pytest.raises(WorkerLostError):
+        await ended.start()
+    await ended.stop()
+
+    for worker in (never, ended):
+        worker.kill()
+    assert await never.stop() is None
+    await ended.stop()
+
+
+async def test_what_never_started_is_lost() -> None:
+    with pytest.raises(WorkerLostError):
+        await worker_running(SPEAKS_THE_PROTOCOL).receive()
 
 
 async def test_a_worker_ends_by_itself_when_its_parent_is_killed() -> None:
@@ -179,10 +175,11 @@ async def test_a_worker_ends_by_itself_when_its_parent_is_killed() -> None:
         f"""
 import asyncio, sys
 from service.dispatch.workers import WorkerProcess
-from service.settings import Settings
+from service.protocol import WorkerStart
 
 async def main():
-    worker = WorkerProcess(Settings(), [sys.executable, "-c", {SPEAKS_THE_PROTOCOL!r}])
+    start = WorkerStart("", "cpu", 1)
+    worker = WorkerProcess(start, [sys.executable, "-c", {SPEAKS_THE_PROTOCOL!r}])
     await worker.start()
     print(worker._process.pid, flush=True)
     await asyncio.sleep(60)

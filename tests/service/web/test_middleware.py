@@ -8,6 +8,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from service.errors import BadImageError
+from service.metrics import Metrics
 from service.settings import Settings
 from service.web.middleware import RequestMiddleware, RequestRecord
 
@@ -27,7 +28,7 @@ async def fails(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def ask(handler: Handler, path: str = "/score", **headers: str) -> httpx.Response:
-    transport = httpx.ASGITransport(RequestMiddleware(handler, Settings()))
+    transport = httpx.ASGITransport(RequestMiddleware(handler, Settings(), Metrics()))
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         return await client.post(path, headers={k.replace("_", "-"): v for k, v in headers.items()})
 
@@ -169,7 +170,7 @@ async def test_a_trace_id_comes_back() -> None:
 async def test_the_server_tells_its_version_unless_that_is_switched_off() -> None:
     assert (await ask(answers)).headers["x-ms-server-version"].startswith("solov2/")
 
-    silent = RequestMiddleware(answers, Settings(server_version_header=False))
+    silent = RequestMiddleware(answers, Settings(server_version_header=False), Metrics())
     transport = httpx.ASGITransport(silent)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         assert "x-ms-server-version" not in (await client.get("/")).headers
@@ -204,6 +205,6 @@ async def test_what_is_not_http_passes_untouched() -> None:
 
     async def nowhere(message: Message) -> None: ...
 
-    await RequestMiddleware(app, Settings())({"type": "lifespan"}, nothing, nowhere)
+    await RequestMiddleware(app, Settings(), Metrics())({"type": "lifespan"}, nothing, nowhere)
 
     assert seen == [{"type": "lifespan"}]

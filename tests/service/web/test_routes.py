@@ -2,7 +2,7 @@ import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -10,11 +10,13 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from service.dispatch.dispatcher import LOADING, Health
 from service.errors import (
     BadImageError,
     QueueFullError,
     ScoringError,
     ScoringTimeoutError,
+    ServiceError,
     UnavailableError,
 )
 from service.protocol import EncodedImage
@@ -203,20 +205,88 @@ class TestHealth:
     def test_is_503_with_the_reason_until_then(
         self, client: TestClient, dispatcher, path: str
     ) -> None:
-        dispatcher.refusal = "the model is still loading"
+        dispatcher.reasons = Health(unhealthy=LOADING, unready=LOADING)
 
         response = client.get(path)
 
         assert response.status_code == 503
-        assert response.json() == {"message": "the model is still loading"}
+        assert response.json() == {"message": LOADING}
+
+    def test_goes_on_while_no_new_clients_are_wanted(self, client: TestClient, dispatcher) -> None:
+        dispatcher.reasons = Health(unready="the service is shutting down")
+
+        assert client.get("/").status_code == 200
+        assert client.get("/readyz").status_code == 503
 
     def test_readiness_follows(self, client: TestClient) -> None:
         assert client.get("/readyz").status_code == 200
 
     def test_liveness_does_not_wait_for_the_model(self, client: TestClient, dispatcher) -> None:
-        dispatcher.refusal = "the model is still loading"
+        dispatcher.reasons = Health(unhealthy=LOADING, unready=LOADING, refusing=LOADING)
 
         assert client.get("/livez").status_code == 200
+
+    def test_a_dispatcher_that_stands_still_is_not_alive(
+        self, client: TestClient, dispatcher
+    ) -> None:
+        dispatcher.reasons = Health(dead="the dispatcher has stopped")
+
+        response = client.get("/livez")
+
+        assert response.status_code == 503
+        assert response.json() == {"message": "the dispatcher has stopped"}
+
+    def test_images_are_refused_before_their_body_is_looked_at(
+        self, client: TestClient, dispatcher
+    ) -> None:
+        dispatcher.reasons = Health(refusing=LOADING)
+
+        response = client.post("/score", content=b"no JSON", headers=JSON)
+
+        assert response.status_code == 503
+        assert response.json() == {"message": LOADING}
+        assert int(response.headers["retry-after"]) >= 1
+
+
+class TestMetrics:
+    def test_count_requests_by_code_and_reason_and_leave_probes_out(
+        self, client: TestClient, photo: bytes, body: Callable[..., Any]
+    ) -> None:
+        client.get("/readyz")
+        client.post("/score", json=body(photo))
+        client.post("/score", json=body(b"no image"))
+
+        response = client.get("/metrics")
+
+        lines = response.text.splitlines()
+        assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert 'solov2_requests_total{code="200",reason="ok"} 1.0' in lines
+        assert 'solov2_requests_total{code="400",reason="bad_image"} 1.0' in lines
+        assert "solov2_request_duration_seconds_count 2.0" in lines
+        assert 'solov2_stage_duration_seconds_count{stage="parse"} 2.0' in lines
+        assert "solov2_inflight 0.0" in lines
+
+    @pytest.mark.parametrize(
+        "error", [QueueFullError("full"), UnavailableError("failing"), ScoringTimeoutError(50)]
+    )
+    def test_count_what_was_refused_or_came_too_late(
+        self,
+        client: TestClient,
+        dispatcher,
+        photo: bytes,
+        body: Callable[..., Any],
+        error: ServiceError,
+    ) -> None:
+        dispatcher.error = error
+
+        client.post("/score", json=body(photo))
+
+        refused = f'solov2_rejected_total{{reason="{error.reason}"}} 1.0'
+        assert refused in client.get("/metrics").text.splitlines()
+
+    def test_are_hidden_where_a_setting_says_so(self, dispatcher) -> None:
+        with TestClient(create_app(Settings(metrics=False), dispatcher)) as client:
+            assert client.get("/metrics").status_code == 404
 
 
 class EndlessDispatcher:
@@ -230,16 +300,14 @@ class EndlessDispatcher:
 
     async def stop(self) -> None: ...
 
-    def unavailable(self) -> str | None:
-        return None
+    def health(self) -> Health:
+        return Health()
 
-    async def score(self, image: EncodedImage) -> bytes:
+    def submit(self, images: Sequence[EncodedImage]) -> list[asyncio.Future[bytes]]:
+        answers = [asyncio.get_running_loop().create_future() for _ in images]
+        answers[0].add_done_callback(lambda answer: answer.cancelled() and self.cancelled.set())
         self.begun.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            self.cancelled.set()
-        raise AssertionError
+        return answers
 
 
 def test_when_a_client_hangs_up_its_images_are_dropped(

@@ -1,12 +1,13 @@
 import asyncio
 import base64
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from PIL import Image
 from starlette.requests import Request
 
+from service.dispatch.dispatcher import Health
 from service.errors import BadImageError, ClientGoneError, QueueFullError
 from service.protocol import EncodedImage
 from service.settings import Settings
@@ -18,29 +19,28 @@ pytestmark = pytest.mark.anyio
 
 
 class GatedDispatcher:
-    """Answers with the image's bytes, each once its gate is open."""
+    """Leaves it to the test to settle the answers, but refuses some images at once."""
 
     def __init__(self, *refused: bytes) -> None:
         self.refused = refused
-        self.gates: dict[bytes, asyncio.Event] = {}
-        self.cancelled: list[bytes] = []
+        self.answers: dict[bytes, asyncio.Future[bytes]] = {}
 
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
 
-    def unavailable(self) -> str | None:
-        return None
+    def health(self) -> Health:
+        return Health()
 
-    async def score(self, image: EncodedImage) -> bytes:
-        if image.data in self.refused:
-            raise BadImageError("it is bad")
-        try:
-            await self.gates.setdefault(image.data, asyncio.Event()).wait()
-        except asyncio.CancelledError:
-            self.cancelled.append(image.data)
-            raise
-        return image.data
+    def submit(self, images: Sequence[EncodedImage]) -> list[asyncio.Future[bytes]]:
+        loop = asyncio.get_running_loop()
+        self.answers = {image.data: loop.create_future() for image in images}
+        for data in self.refused:
+            self.answers[data].set_exception(BadImageError("it is bad"))
+        return [*self.answers.values()]
+
+    def cancelled(self) -> list[bytes]:
+        return [data for data, answer in self.answers.items() if answer.cancelled()]
 
 
 class NoFetcher:
@@ -86,7 +86,7 @@ async def test_images_are_scored_together_and_answers_keep_the_order_of_the_rows
     await settled()
 
     for file in files[::-1]:
-        dispatcher.gates[file].set()
+        dispatcher.answers[file].set_result(file)
         await settled()
 
     assert await scoring == files
@@ -100,8 +100,7 @@ async def test_a_bad_image_names_its_row_and_takes_the_others_out_of_the_queue(
     with pytest.raises(BadImageError, match=r"^row 1: it is bad$"):
         await score(dispatcher, *files)
 
-    await settled()
-    assert dispatcher.cancelled == [files[0], files[2]]
+    assert dispatcher.cancelled() == [files[0], files[2]]
 
 
 async def test_no_image_is_scored_when_one_of_them_cannot_be_read(files: list[bytes]) -> None:
@@ -110,12 +109,12 @@ async def test_no_image_is_scored_when_one_of_them_cannot_be_read(files: list[by
     with pytest.raises(BadImageError, match=r"^row 1: not a JPEG"):
         await score(dispatcher, files[0], b"no image")
 
-    assert dispatcher.gates == {}
+    assert dispatcher.answers == {}
 
 
 async def test_a_full_queue_is_about_the_request_not_about_a_row(files: list[bytes]) -> None:
     class Full(GatedDispatcher):
-        async def score(self, image: EncodedImage) -> bytes:
+        def submit(self, images: Sequence[EncodedImage]) -> list[asyncio.Future[bytes]]:
             raise QueueFullError("too many images are waiting")
 
     with pytest.raises(QueueFullError, match=r"^too many"):
@@ -154,5 +153,5 @@ async def test_work_for_a_client_that_leaves_is_cancelled(files: list[bytes]) ->
     with pytest.raises(ClientGoneError):
         await waiting
     await settled()
-    assert dispatcher.cancelled == files
+    assert dispatcher.cancelled() == files
     assert asyncio.all_tasks() == before

@@ -1,100 +1,25 @@
 """The real process around a real, tiny network: what an operator sees."""
 
 import base64
-import contextlib
 import io
 import json
 import os
 import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from pictures import ASTRONAUT
 from PIL import Image
-
-SERVE = """
-import sys
-from service.settings import Settings
-from service.web.server import serve
-sys.exit(serve(Settings.load()))
-"""
+from serving import Server, runs, serving, until
 
 
 @pytest.fixture(scope="module")
 def astronaut() -> str:
     """NASA's portrait of Eileen Collins, as line-wrapped base64."""
     return base64.encodebytes(ASTRONAUT.read_bytes()).decode()
-
-
-@dataclass
-class Server:
-    process: subprocess.Popen[bytes]
-    url: str
-    log: Path
-    errors: Path
-
-    def ask(self, path: str) -> int:
-        """The status of a GET; 0 while nobody listens."""
-        try:
-            return httpx.get(self.url + path, timeout=5).status_code
-        except httpx.TransportError:
-            return 0
-
-    def score(self, *images: str) -> httpx.Response:
-        request = {"input_data": {"columns": ["image"], "data": [[image] for image in images]}}
-        return httpx.post(f"{self.url}/score", json=request, timeout=30)
-
-    def workers(self) -> list[int]:
-        id_ = self.process.pid
-        children = Path(f"/proc/{id_}/task/{id_}/children").read_text().split()
-        return [int(child) for child in children]
-
-
-@contextmanager
-def serving(folder: Path, weights: Path, **variables: str) -> Iterator[Server]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    log, errors = folder / "log.txt", folder / "errors.txt"
-    environment = {
-        "SOLOV2_HOST": "127.0.0.1",
-        "SOLOV2_PORT": str(port),
-        "SOLOV2_WEIGHTS": str(weights),
-        "OMP_NUM_THREADS": "1",
-    }
-    with log.open("wb") as stdout, errors.open("wb") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-c", SERVE],
-            env=os.environ | environment | variables,
-            stdout=stdout,
-            stderr=stderr,
-        )
-    try:
-        yield Server(process, f"http://127.0.0.1:{port}", log, errors)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def runs(process_id: int) -> bool:
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{process_id}/stat").read_text().split(") ")[1][0] != "Z"
-    return False
 
 
 @pytest.fixture(scope="module")

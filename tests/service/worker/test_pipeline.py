@@ -1,174 +1,563 @@
-import io
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
+import gc
+import threading
+import weakref
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
 
-from model.structures import Instances, MaskCrops
+from model.structures import Geometry, ImageBatch, Instances, MaskCrops
 from service.errors import BadImageError
-from service.protocol import Frame, Kind, receive_frame, send_frame
-from service.settings import Settings
-from service.worker.pipeline import Pipeline, answer_frames, load_pipeline
+from service.protocol import BatchReport, Frame, Kind, unpack_jobs
+from service.worker.isolation import DeviceLostError, Isolation
+from service.worker.pipeline import Pipeline
 
-Encode = Callable[..., bytes]
-
-
-def test_an_image_becomes_the_json_of_what_is_in_it(fake_predictor, photo: bytes) -> None:
-    fragment = Pipeline(fake_predictor, Settings()).score(photo)
-
-    (found,) = json.loads(fragment)["boxes"]
-    assert found["label"] == "person"
-    assert found["box"] == {"topX": 0.25, "topY": 0.25, "bottomX": 0.75, "bottomY": 0.75}
+_PATIENCE_S = 10  # for what must happen
+_DOUBT_S = 0.05  # for what must not
 
 
-def test_the_predictor_sees_rgb_and_the_orientation_setting_counts(
-    fake_predictor, encode: Encode
-) -> None:
-    seen: list[np.ndarray] = []
-
-    class Watching:
-        config = fake_predictor.config
-
-        def predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
-            seen.extend(images)
-            return fake_predictor.predict(images)
-
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    data = encode(Image.new("RGB", (40, 20), (255, 0, 0)), "PNG", exif=exif)
-
-    Pipeline(Watching(), Settings()).score(data)
-    Pipeline(Watching(), Settings(apply_exif=True)).score(data)
-
-    assert [image.shape for image in seen] == [(20, 40, 3), (40, 20, 3)]
-    assert seen[0][0, 0].tolist() == [255, 0, 0]
+class EndOfTest(BaseException): ...
 
 
-def test_the_tolerance_setting_decides_how_many_points_are_sent(
-    fake_predictor, encode: Encode
-) -> None:
-    rows, columns = np.ogrid[:200, :200]
-    disc = (rows - 100) ** 2 + (columns - 100) ** 2 <= 80**2
-    found = Instances(
-        np.array([0.9], np.float32),
-        np.array([0]),
-        np.array([(20, 20, 181, 181)]),
-        MaskCrops.pack([disc[20:181, 20:181]]),
-        200,
-        200,
-    )
+class Steps:
+    """Stages whose every step, such as "encode 3" or "infer 1 2", can be held or made to fail.
 
-    class FindsADisc:
-        config = fake_predictor.config
+    An image is its number; what is found in it is nothing, in a picture as high as its number.
+    """
 
-        def predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
-            return [found]
+    def __init__(self) -> None:
+        self.canvases: dict[int, tuple[int, int]] = {}
+        self.errors: dict[str, BaseException] = {}
+        self.pixels: dict[int, weakref.ref[torch.Tensor]] = {}
+        self._held: set[str] = set()
+        self._reached: list[str] = []
+        self._change = threading.Condition()
 
-    data = encode(Image.new("RGB", (200, 200)), "PNG")
-    points = [
-        len(
-            json.loads(
-                Pipeline(FindsADisc(), Settings(polygon_tolerance_px=tolerance)).score(data)
-            )["boxes"][0]["polygon"][0]
+    def hold(self, *steps: str) -> None:
+        self._held.update(steps)
+
+    def release(self, *steps: str) -> None:
+        with self._change:
+            self._held.difference_update(steps or self._held.copy())
+            self._change.notify_all()
+
+    def reached(self, step: str, within_s: float = _PATIENCE_S) -> bool:
+        with self._change:
+            return self._change.wait_for(lambda: step in self._reached, within_s)
+
+    def batches(self) -> list[str]:
+        return [step.removeprefix("infer ") for step in self._reached if step.startswith("infer")]
+
+    def _step(self, step: str) -> None:
+        with self._change:
+            self._reached.append(step)
+            self._change.notify_all()
+            assert self._change.wait_for(lambda: step not in self._held, _PATIENCE_S)
+        if step in self.errors:
+            raise self.errors[step]
+
+    def decode(self, data: bytes) -> ImageBatch:
+        number = int(data)
+        self._step(f"decode {number}")
+        canvas = self.canvases.get(number, (1, 1))
+        pixels = torch.full((1, 3, *canvas), number)
+        self.pixels[number] = weakref.ref(pixels)
+        return ImageBatch(pixels, (Geometry((1, 1), (1, 1), canvas),))
+
+    def infer(self, batch: ImageBatch) -> list[Instances]:
+        numbers = [int(pixels[0, 0, 0]) for pixels in batch.pixels]
+        self._step(" ".join(["infer", *map(str, numbers)]))
+        none = np.zeros(0)
+        return [Instances(none, none, none, MaskCrops(()), n, width=1) for n in numbers]
+
+    def encode(self, instances: Instances) -> bytes:
+        self._step(f"encode {instances.height}")
+        return b"fragment %d" % instances.height
+
+
+class Worker:
+    """A pipeline and all it has answered."""
+
+    def __init__(
+        self, steps: Steps, *, size: int = 4, delay_s: float = 60, threads: int = 2
+    ) -> None:
+        self.steps = steps
+        self.frames: list[Frame] = []
+        self.refuses: Kind | None = None
+        self.ended_by: BaseException | None = None
+        self._change = threading.Condition()
+        self._thread = threading.Thread(target=self._run)
+        self.pipeline = Pipeline(
+            steps,
+            Isolation(steps.infer, "cpu"),
+            self._answer,
+            max_batch_size=size,
+            max_batch_delay_s=delay_s,
+            threads=threads,
+            device_memory=lambda: 77,
         )
-        for tolerance in (0.5, 3)
-    ]
 
-    assert points[0] > points[1]
+    def submit(self, *jobs: int) -> None:
+        for job in jobs:
+            self.pipeline.submit(job, b"%d" % job)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def answers(self, size: int) -> dict[int, Frame]:
+        """What was said about images, once it is about that many."""
+        return {frame.job: frame for frame in self._wait_for(size, lambda frame: frame.job)}
+
+    def reports(self, size: int) -> list[BatchReport]:
+        frames = self._wait_for(size, lambda frame: frame.kind is Kind.REPORT)
+        return [BatchReport.from_json(frame.payload) for frame in frames]
+
+    def started(self, size: int) -> list[tuple[int, ...]]:
+        frames = self._wait_for(size, lambda frame: frame.kind is Kind.STARTED)
+        return [unpack_jobs(frame.payload) for frame in frames]
+
+    def kinds(self, size: int) -> dict[int, Kind]:
+        return {job: frame.kind for job, frame in self.answers(size).items()}
+
+    def join(self) -> BaseException | None:
+        self._thread.join(_PATIENCE_S)
+        assert not self._thread.is_alive()
+        return self.ended_by
+
+    def close(self) -> None:
+        self.steps.release()
+        self.steps.errors["decode 0"] = EndOfTest()
+        self.submit(0)
+        if self._thread.ident:
+            self.join()
+
+    def _answer(self, frame: Frame) -> None:
+        if frame.kind is self.refuses:
+            raise ValueError("no such pipe")
+        with self._change:
+            self.frames.append(frame)
+            self._change.notify_all()
+
+    def _wait_for(self, size: int, wanted: Callable[[Frame], object]) -> list[Frame]:
+        with self._change:
+            assert self._change.wait_for(lambda: sum(map(bool, map(wanted, self.frames))) >= size, 9)
+            return [frame for frame in self.frames if wanted(frame)]
+
+    def _run(self) -> None:
+        try:
+            self.pipeline.run()
+        except BaseException as error:
+            self.ended_by = error
 
 
-def test_an_image_too_long_and_thin_for_the_model_is_the_clients_mistake(
-    fake_predictor, encode: Encode
+@pytest.fixture
+def steps() -> Steps:
+    return Steps()
+
+
+@pytest.fixture
+def make(steps: Steps) -> Iterator[Callable[..., Worker]]:
+    workers = []
+
+    def make(**options: float) -> Worker:
+        workers.append(Worker(steps, **options))  # type: ignore[arg-type]
+        return workers[-1]
+
+    yield make
+    for worker in workers:
+        worker.close()
+
+
+Make = Callable[..., Worker]
+
+
+def test_every_image_is_answered_with_its_own_fragment(make: Make) -> None:
+    worker = make()
+    worker.start()
+
+    worker.submit(1, 2, 3)
+
+    assert worker.answers(3) == {n: Frame(Kind.RESULT, n, b"fragment %d" % n) for n in (1, 2, 3)}
+
+
+def test_images_are_decoded_inferred_and_encoded_at_the_same_time(make: Make, steps: Steps) -> None:
+    steps.hold("encode 1", "infer 2", "decode 3")
+    worker = make(size=1, threads=1)
+    worker.start()
+
+    worker.submit(1, 2, 3)
+
+    assert steps.reached("encode 1")
+    assert steps.reached("infer 2")
+    assert steps.reached("decode 3")
+
+
+def test_as_many_images_are_decoded_at_once_as_there_are_threads(make: Make, steps: Steps) -> None:
+    steps.hold("decode 1", "decode 2", "decode 3")
+
+    make(threads=3).submit(1, 2, 3)
+
+    assert all(steps.reached(f"decode {n}") for n in (1, 2, 3))
+
+
+def test_a_batch_is_settled_when_the_device_is_free(make: Make, steps: Steps) -> None:
+    steps.hold("infer 1")
+    worker = make()
+    worker.start()
+    worker.submit(1)
+    assert steps.reached("infer 1")
+
+    worker.submit(2, 3)
+    worker.submit(4)
+    steps.release("infer 1")
+
+    assert worker.started(2) == [(1,), (2, 3, 4)]
+
+
+def test_a_batch_has_one_canvas_and_the_first_to_come_is_in_it(make: Make, steps: Steps) -> None:
+    steps.canvases = {2: (2, 2)}
+    worker = make()
+    worker.submit(1, 2, 3)
+
+    worker.start()
+
+    assert worker.started(2) == [(1, 3), (2,)]
+    assert steps.batches() == ["1 3", "2"]
+
+
+def test_a_batch_is_as_large_as_it_may_be(make: Make) -> None:
+    worker = make(size=2)
+    worker.submit(1, 2, 3, 4, 5)
+
+    worker.start()
+
+    assert worker.started(3) == [(1, 2), (3, 4), (5,)]
+
+
+def test_a_batch_keeps_the_order_of_arrival(make: Make, steps: Steps) -> None:
+    steps.hold("decode 1")
+    worker = make()
+    worker.start()
+    worker.submit(1, 2)
+    assert steps.reached("decode 2")
+
+    steps.release()
+
+    assert worker.started(1) == [(1, 2)]
+
+
+def test_an_idle_device_waits_for_what_is_being_decoded(make: Make, steps: Steps) -> None:
+    steps.hold("decode 2")
+    worker = make()
+    worker.start()
+    worker.submit(1, 2)
+
+    assert not steps.reached("infer 1", _DOUBT_S)
+    steps.release()
+
+    assert worker.started(1) == [(1, 2)]
+
+
+def test_it_waits_no_longer_than_the_delay(make: Make, steps: Steps) -> None:
+    steps.hold("decode 2")
+    worker = make(delay_s=0.02)
+    worker.start()
+
+    worker.submit(1, 2)
+
+    assert steps.reached("infer 1")
+
+
+def test_it_waits_for_nothing_where_nothing_is_being_decoded(make: Make, steps: Steps) -> None:
+    worker = make()
+    worker.start()
+
+    worker.submit(1)
+
+    assert steps.reached("infer 1")
+
+
+def test_a_full_batch_waits_for_nothing(make: Make, steps: Steps) -> None:
+    steps.hold("decode 3")
+    worker = make(size=2)
+    worker.start()
+
+    worker.submit(1, 2, 3)
+
+    assert steps.reached("infer 1 2")
+
+
+def test_a_bad_image_is_answered_with_why_and_never_in_a_batch(make: Make, steps: Steps) -> None:
+    steps.errors["decode 2"] = BadImageError("a torn JPEG")
+    worker = make()
+    worker.submit(1, 2, 3)
+    worker.answers(1)
+
+    worker.start()
+
+    assert worker.answers(3)[2] == Frame(Kind.BAD_IMAGE, 2, b"a torn JPEG")
+    assert worker.started(1) == [(1, 3)]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("a secret path")])
+def test_our_own_failure_to_decode_is_told_to_the_log_alone(
+    make: Make, steps: Steps, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(BadImageError, match="too long and thin"):
-        Pipeline(fake_predictor, Settings()).score(encode(Image.new("L", (1, 5000)), "PNG"))
+    steps.errors["decode 2"] = error
+    worker = make()
+    worker.start()
+
+    worker.submit(1, 2)
+
+    assert worker.answers(2)[2] == Frame(Kind.FAILED, 2)
+    assert worker.kinds(2)[1] is Kind.RESULT
+    assert type(error).__name__ in caplog.text
 
 
-@pytest.mark.parametrize(("limit", "refused"), [(64 * 48, False), (64 * 48 - 1, True)])
-def test_the_limit_on_pixels_holds_in_the_decoder_too(
-    fake_predictor, photo: bytes, limit: int, refused: bool
+def test_the_device_stops_waiting_for_an_image_that_fails(make: Make, steps: Steps) -> None:
+    steps.hold("decode 2")
+    steps.errors["decode 2"] = BadImageError("torn")
+    worker = make()
+    worker.start()
+    worker.submit(1, 2)
+    assert not steps.reached("infer 1", _DOUBT_S)
+
+    steps.release()
+
+    assert steps.reached("infer 1")
+
+
+def test_a_job_given_up_is_not_decoded(make: Make, steps: Steps) -> None:
+    steps.hold("decode 1")
+    worker = make(threads=1)
+    worker.start()
+    worker.submit(1, 2)
+
+    worker.pipeline.cancel(2)
+    worker.submit(3)
+    steps.release()
+
+    assert worker.kinds(2) == {1: Kind.RESULT, 3: Kind.RESULT}
+    assert not steps.reached("decode 2", 0)
+
+
+def test_a_job_given_up_does_not_reach_the_device(make: Make, steps: Steps) -> None:
+    steps.hold("infer 1")
+    worker = make(threads=1)
+    worker.start()
+    worker.submit(1)
+    assert steps.reached("infer 1")
+    worker.submit(2, 3)
+    assert steps.reached("decode 3")  # so 2 is decoded
+
+    worker.pipeline.cancel(2)
+    steps.release()
+
+    assert worker.kinds(2) == {1: Kind.RESULT, 3: Kind.RESULT}
+    assert worker.started(2) == [(1,), (3,)]
+
+
+def test_a_job_given_up_while_it_is_decoded_is_dropped(make: Make, steps: Steps) -> None:
+    steps.hold("decode 1")
+    worker = make(threads=1)
+    worker.start()
+    worker.submit(1, 2)
+    assert steps.reached("decode 1")
+
+    worker.pipeline.cancel(1)
+    steps.release()
+
+    assert worker.kinds(1) == {2: Kind.RESULT}
+    assert worker.started(1) == [(2,)]
+
+
+def test_the_device_stops_waiting_for_a_job_given_up(make: Make, steps: Steps) -> None:
+    steps.hold("decode 2")
+    worker = make()
+    worker.start()
+    worker.submit(1, 2)
+    assert not steps.reached("infer 1", _DOUBT_S)
+
+    worker.pipeline.cancel(2)
+
+    assert steps.reached("infer 1")
+
+
+def test_giving_up_what_is_on_the_device_or_unknown_harms_nobody(make: Make, steps: Steps) -> None:
+    steps.hold("infer 1 2")
+    worker = make()
+    worker.submit(1, 2)
+    worker.start()
+    assert steps.reached("infer 1 2")
+
+    worker.pipeline.cancel(1)
+    worker.pipeline.cancel(99)
+    steps.release()
+
+    assert worker.kinds(2)[2] is Kind.RESULT
+    worker.submit(3)
+    assert worker.kinds(3)[3] is Kind.RESULT
+
+
+def test_the_parent_hears_what_is_on_the_device_before_it_is_done(make: Make, steps: Steps) -> None:
+    steps.hold("infer 7 3 5")
+    worker = make()
+    worker.submit(7, 3, 5)
+
+    worker.start()
+
+    assert worker.started(1) == [(7, 3, 5)]
+    assert [frame.kind for frame in worker.frames] == [Kind.STARTED]
+
+
+def test_a_batch_is_reported_when_all_of_it_is_answered(make: Make, steps: Steps) -> None:
+    steps.canvases = {1: (2, 2), 2: (2, 2)}
+    steps.hold("encode 1")
+    worker = make()
+    worker.submit(1, 2)
+    worker.start()
+    worker.answers(1)
+    assert [frame.kind for frame in worker.frames] == [Kind.STARTED, Kind.RESULT]
+
+    steps.release()
+
+    (report,) = worker.reports(1)
+    assert worker.frames[-1].kind is Kind.REPORT
+    assert len(worker.frames) == 4
+    assert {stage: len(times) for stage, times in report.stage_s.items()} == {
+        "decode": 2,
+        "infer": 1,
+        "encode": 2,
+    }
+    assert all(time > 0 for times in report.stage_s.values() for time in times)
+    assert (report.size, report.objects, report.padding_ratio) == (2, [0, 0], 0.75)
+    assert (report.out_of_memory, report.retries, report.device_memory_bytes) == (0, 0, 77)
+
+
+def test_an_image_that_fails_on_the_device_fails_alone(make: Make, steps: Steps) -> None:
+    steps.errors = {"infer 1 2": ValueError("culprit"), "infer 1": ValueError("culprit")}
+    worker = make()
+    worker.submit(1, 2)
+
+    worker.start()
+
+    assert worker.answers(2) == {1: Frame(Kind.FAILED, 1), 2: Frame(Kind.RESULT, 2, b"fragment 2")}
+    (report,) = worker.reports(1)
+    assert (report.size, report.objects, report.retries) == (2, [0], 2)
+
+
+def test_a_shortage_of_memory_on_the_device_is_reported(make: Make, steps: Steps) -> None:
+    steps.errors["infer 1 2"] = torch.OutOfMemoryError("too many")
+    worker = make()
+    worker.submit(1, 2)
+
+    worker.start()
+
+    assert set(worker.kinds(2).values()) == {Kind.RESULT}
+    assert worker.reports(1)[0].out_of_memory == 1
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("no such class")])
+def test_an_image_that_cannot_be_encoded_fails_alone(
+    make: Make, steps: Steps, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pipeline = Pipeline(fake_predictor, Settings(max_image_pixels=limit))
+    steps.errors["encode 2"] = error
+    worker = make()
+    worker.submit(1, 2, 3)
 
-    if refused:
-        with pytest.raises(BadImageError, match="64x48 pixels, more than the limit"):
-            pipeline.score(photo)
-    else:
-        assert json.loads(pipeline.score(photo))["boxes"]
+    worker.start()
 
-
-def test_what_cannot_be_decoded_is_the_clients_mistake(fake_predictor) -> None:
-    with pytest.raises(BadImageError, match="not a JPEG"):
-        Pipeline(fake_predictor, Settings()).score(b"no image")
+    assert worker.kinds(3) == {1: Kind.RESULT, 2: Kind.FAILED, 3: Kind.RESULT}
+    assert worker.answers(3)[2].payload == b""
+    assert worker.reports(1)[0].size == 3
+    assert type(error).__name__ in caplog.text
 
 
-def test_a_shortage_of_memory_is_ours(
-    fake_predictor, photo: bytes, monkeypatch: pytest.MonkeyPatch
+def test_the_device_waits_where_encoding_cannot_keep_up(make: Make, steps: Steps) -> None:
+    steps.hold("encode 1")
+    worker = make(size=1, threads=1)
+    worker.submit(1, 2, 3, 4)
+    worker.start()
+
+    assert steps.reached("infer 3")  # its image would be the third that waits
+    assert not steps.reached("infer 4", _DOUBT_S)
+    steps.release()
+
+    assert len(worker.kinds(4)) == 4
+
+
+def test_failures_to_encode_do_not_use_up_the_room(make: Make, steps: Steps) -> None:
+    steps.errors = {f"encode {n}": ValueError("no") for n in range(1, 6)}
+    worker = make(size=1)
+    worker.start()
+
+    worker.submit(1, 2, 3, 4, 5)
+
+    assert set(worker.kinds(5).values()) == {Kind.FAILED}
+
+
+def test_the_pixels_of_a_batch_are_freed_when_the_device_is_done(make: Make, steps: Steps) -> None:
+    steps.hold("encode 1", "encode 2")
+    worker = make()
+    worker.submit(1, 2)
+
+    worker.start()
+    assert steps.reached("encode 2")
+
+    gc.collect()
+    assert [steps.pixels[n]() for n in (1, 2)] == [None, None]
+
+
+@pytest.mark.parametrize("step", ["decode 1", "encode 1"])
+def test_what_stops_a_thread_ends_the_run(make: Make, steps: Steps, step: str) -> None:
+    steps.errors[step] = bug = EndOfTest()
+    worker = make()
+    worker.start()
+
+    worker.submit(1)
+
+    assert worker.join() is bug
+
+
+def test_it_ends_a_run_that_waits_for_the_encoding(make: Make, steps: Steps) -> None:
+    steps.hold("encode 1")
+    steps.errors["encode 1"] = bug = EndOfTest()
+    worker = make(size=1, threads=1)
+    worker.submit(1, 2, 3, 4)
+    worker.start()
+    assert steps.reached("infer 3")
+    assert not steps.reached("infer 4", _DOUBT_S)
+
+    steps.release()
+
+    assert worker.join() is bug
+
+
+@pytest.mark.parametrize("kind", [Kind.STARTED, Kind.RESULT, Kind.BAD_IMAGE, Kind.REPORT])
+def test_an_answer_that_cannot_be_given_ends_the_run(make: Make, steps: Steps, kind: Kind) -> None:
+    steps.errors["decode 2"] = BadImageError("torn")
+    worker = make()
+    worker.refuses = kind
+    worker.start()
+
+    worker.submit(1, 2)
+
+    assert isinstance(worker.join(), ValueError)
+
+
+def test_a_lost_device_ends_the_run(
+    make: Make, steps: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decode_image(data: bytes, **options: object) -> np.ndarray:
-        raise MemoryError
+    monkeypatch.setattr(steps, "infer", None)  # raises whatever it is called with
+    worker = make()
+    worker.pipeline._isolation._check_device = lose  # type: ignore[method-assign]
+    worker.start()
 
-    monkeypatch.setattr("service.worker.pipeline.decode_image", decode_image)
-    questions, answers = io.BytesIO(), io.BytesIO()
-    send_frame(questions, Frame(Kind.SCORE, photo))
-    questions.seek(0)
+    worker.submit(1)
 
-    answer_frames(Pipeline(fake_predictor, Settings()), questions, answers)
-
-    answers.seek(0)
-    assert receive_frame(answers) == Frame(Kind.FAILED)
+    assert isinstance(worker.join(), DeviceLostError)
 
 
-def test_a_loaded_pipeline_scores_with_the_thresholds_of_the_settings(
-    tiny_weights: Path, photo: bytes
-) -> None:
-    found, nothing = (
-        json.loads(
-            load_pipeline(
-                Settings(weights=tiny_weights, devices="cpu", score_threshold=threshold)
-            ).score(photo)
-        )["boxes"]
-        for threshold in (0.05, 1)
-    )
-
-    assert {one["label"] for one in found} <= {"person", "cat"}
-    assert found
-    assert nothing == []
-
-
-def test_every_frame_gets_its_answer_until_the_pipe_closes(fake_predictor, photo: bytes) -> None:
-    questions, answers = io.BytesIO(), io.BytesIO()
-    for data in (photo, b"no image", photo):
-        send_frame(questions, Frame(Kind.SCORE, data))
-    questions.seek(0)
-
-    answer_frames(Pipeline(fake_predictor, Settings()), questions, answers)
-
-    answers.seek(0)
-    kinds = [receive_frame(answers).kind for _ in range(3)]
-    assert kinds == [Kind.RESULT, Kind.BAD_IMAGE, Kind.RESULT]
-    assert receive_frame(answers) is None
-
-
-def test_a_bug_costs_one_image_and_its_details_stay_in_the_log(
-    fake_predictor, photo: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
-    class Stumbles:
-        config = replace(fake_predictor.config)
-
-        def predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
-            raise ValueError("shapes (3,) and (4,) do not fit")
-
-    questions, answers = io.BytesIO(), io.BytesIO()
-    send_frame(questions, Frame(Kind.SCORE, photo))
-    questions.seek(0)
-
-    answer_frames(Pipeline(Stumbles(), Settings()), questions, answers)
-
-    answers.seek(0)
-    assert receive_frame(answers) == Frame(Kind.FAILED)
-    assert "do not fit" in caplog.text
+def lose() -> None:
+    raise DeviceLostError("an illegal memory access")
