@@ -20,7 +20,7 @@ format: .venv/development
 	$(BIN)/ruff format .
 
 bench-model: .venv/runtime  ## milliseconds by stage of the shipped model
-	$(BIN)/solov2 benchmark tests/photos/astronaut.jpg
+	$(BIN)/solov2 benchmark model tests/photos/astronaut.jpg
 
 bench-variants: .venv/development  ## seconds per photo of each official network
 	PYTHONPATH=.:tests $(BIN)/python tests/benchmark_variants.py

@@ -4,6 +4,7 @@ Imports of torch and of what only one command needs stand inside the commands: `
 answer its health route within a second, and a serving image carries no training dependencies.
 """
 
+import asyncio
 import contextlib
 import json
 import sys
@@ -29,6 +30,7 @@ from service.settings import Settings, SettingsError, cache_folder
 
 if TYPE_CHECKING:
     from model.evaluate import ClassReport, CocoReport
+    from service.benchmark import Benchmark, Load, Plan, Point, Report
 
 app = typer.Typer(
     name="solov2",
@@ -37,6 +39,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+benchmark_app = typer.Typer(help="Measure a model, or a running server.", no_args_is_help=True)
+app.add_typer(benchmark_app, name="benchmark")
 console = Console()
 
 WeightsOption = Annotated[
@@ -179,8 +183,8 @@ def evaluate(
         out.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
 
 
-@app.command()
-def benchmark(
+@benchmark_app.command("model")
+def benchmark_model(
     photo: Annotated[Path, typer.Argument(help="Photo to take from pixels to polygons.")],
     weights: WeightsOption = None,
     device: DeviceOption = None,
@@ -205,6 +209,116 @@ def benchmark(
         console.print(f"{stage:12}{milliseconds:8.1f} ms")
     size = f"{image.shape[1]}x{image.shape[0]}"
     console.print(f"{size} pixels, {times.instances} instances, median of {repeats} runs")
+
+
+@benchmark_app.command("http")
+def benchmark_http(
+    url: Annotated[str, typer.Argument(help="Of the server, with or without /score.")],
+    concurrency: Annotated[
+        str | None, typer.Option(help="Clients of each closed loop; 1,2,4,8 without --rate.")
+    ] = None,
+    rate: Annotated[str | None, typer.Option(help="Images/s of each open loop: 5,10.5.")] = None,
+    photos: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures to send; drawn ones unless given.")
+    ] = None,
+    warm_up: Annotated[float, typer.Option(help="Seconds before each.", min=0)] = 2,
+    duration: Annotated[float, typer.Option(help="Seconds that count of each.", min=0.1)] = 10,
+    deadline_ms: Annotated[float, typer.Option(help="Later answers are no goodput.")] = 1000,
+    timeout: Annotated[float, typer.Option(help="Seconds that one request may take.")] = 60,
+    probe: Annotated[bool, typer.Option("--probe", help="Ask GET / meanwhile.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the open loops and the drawn pictures.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw them as a PNG.")] = None,
+) -> None:
+    """Throughput and latency of a running server, under one load after the other."""
+    from service.benchmark import Benchmark, BenchmarkError, Plan
+    from service.photos import draw_photos, read_photos
+
+    for file in (out, plot):
+        if file is not None and not file.parent.is_dir():
+            _fail(f"{file}: its folder does not exist")
+    loads = _loads(concurrency or ("" if rate else "1,2,4,8"), rate or "", seed)
+    plan = Plan(warm_up, duration, deadline_ms, timeout, probe)
+    try:
+        images = draw_photos(seed=seed) if photos is None else read_photos(photos)
+        report = asyncio.run(_measure(Benchmark(url, images, plan), plan, loads))
+    except (BenchmarkError, ValueError) as error:
+        _fail(error)
+    console.print(_load_table(report))
+    if out is not None:
+        out.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+    if plot is not None:
+        _plot(report, plot)
+
+
+def _loads(concurrency: str, rate: str, seed: int) -> "list[Load]":
+    from service.benchmark import ClosedLoop, OpenLoop
+
+    try:
+        clients = [int(part) for part in concurrency.split(",") if part]
+        rates = [float(part) for part in rate.split(",") if part]
+    except ValueError as error:
+        _fail(f"--concurrency and --rate take numbers with commas between them: {error}")
+    if not all(0 < number < float("inf") for number in (*clients, *rates)):
+        _fail("--concurrency and --rate take numbers above 0")
+    return [*map(ClosedLoop, clients), *(OpenLoop(number, seed) for number in rates)]
+
+
+async def _measure(benchmark: "Benchmark", plan: "Plan", loads: "list[Load]") -> "Report":
+    from service.benchmark import Report
+
+    await benchmark.require_server()
+    points = []
+    with _progress(MofNCompleteColumn()) as progress:
+        for load in progress.track(loads, description="measuring"):
+            points.append(await benchmark.measure(load))
+    return Report(benchmark.url, plan, tuple(points))
+
+
+def _load_table(report: "Report") -> Table:
+    table = Table(title=f"{report.url}, {report.plan.duration_s:g} s each", title_justify="left")
+    table.add_column("load", no_wrap=True)
+    for heading in ("images/s", "in time", "p50 ms", "p95 ms", "p99 ms", "batch", "GET / p99"):
+        table.add_column(heading, justify="right")
+    table.add_column("errors")
+    for point in report.points:
+        load = f"{point.clients} clients" if point.clients else f"{point.rate:g}/s"
+        table.add_row(load, *_load_figures(point), _errors(point))
+    return table
+
+
+def _load_figures(point: "Point") -> Iterator[str]:
+    latency, health = point.latency, point.health and point.health.latency
+    figures = (
+        point.throughput,
+        point.goodput,
+        latency and latency.p50_ms,
+        latency and latency.p95_ms,
+        latency and latency.p99_ms,
+        point.mean_batch_size,
+        health and health.p99_ms,
+    )
+    return ("-" if figure is None else f"{figure:.1f}" for figure in figures)
+
+
+def _errors(point: "Point") -> str:
+    return ", ".join(f"{count} x {name}" for name, count in point.errors.items())
+
+
+def _plot(report: "Report", path: Path) -> None:
+    """Throughput and p99 over the clients, and over the offered rate, where there are any."""
+    from service.plot import Curve, draw_curves
+
+    closed = [point for point in report.points if point.clients is not None]
+    opened = [point for point in report.points if point.rate is not None]
+    curves = []
+    for x_label, points in (("clients", closed), ("images/s offered", opened)):
+        if points:
+            loads = [point.load for point in points]
+            slowest = [point.latency.p99_ms if point.latency else None for point in points]
+            curves.append(Curve("images/s", x_label, loads, [p.throughput for p in points]))
+            curves.append(Curve("p99, ms", x_label, loads, slowest))
+    draw_curves(curves, path)
 
 
 @app.command()
