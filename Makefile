@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test check format bench-model bench-variants fuzz clean
+.PHONY: serve test check format bench-model bench-variants bench-http fuzz clean
 
 serve: .venv/runtime  ## the service on port 5001, with the model in weights/
 	$(BIN)/solov2 serve
@@ -24,6 +24,9 @@ bench-model: .venv/runtime  ## milliseconds by stage of the shipped model
 
 bench-variants: .venv/development  ## seconds per photo of each official network
 	PYTHONPATH=.:tests $(BIN)/python tests/benchmark_variants.py
+
+bench-http: .venv/development  ## images/s and latency of the model behind this and other servers
+	PYTHONPATH=.:tests $(BIN)/python tests/benchmark_http.py
 
 fuzz: .venv/development  ## 10,000 random requests of each kind
 	FUZZ_EXAMPLES=10000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/service/test_fuzz.py
