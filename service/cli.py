@@ -238,7 +238,13 @@ def benchmark_http(
         if file is not None and not file.parent.is_dir():
             _fail(f"{file}: its folder does not exist")
     loads = _loads(concurrency or ("" if rate else "1,2,4,8"), rate or "", seed)
-    plan = Plan(warm_up, duration, deadline_ms, timeout, probe)
+    plan = Plan(
+        warm_up_s=warm_up,
+        duration_s=duration,
+        deadline_ms=deadline_ms,
+        timeout_s=timeout,
+        probe=probe,
+    )
     try:
         images = draw_photos(seed=seed) if photos is None else read_photos(photos)
         report = asyncio.run(_measure(Benchmark(url, images, plan), plan, loads))
@@ -276,10 +282,12 @@ async def _measure(benchmark: "Benchmark", plan: "Plan", loads: "list[Load]") ->
 
 
 def _load_table(report: "Report") -> Table:
-    table = Table(title=f"{report.url}, {report.plan.duration_s:g} s each", title_justify="left")
+    """Narrow enough for a terminal of 80 columns; latencies in ms, that of GET / its p99."""
+    title = f"{report.url}, {report.plan.duration_s:g} s each, latencies in ms"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("load", no_wrap=True)
-    for heading in ("images/s", "in time", "p50 ms", "p95 ms", "p99 ms", "batch", "GET / p99"):
-        table.add_column(heading, justify="right")
+    for heading in ("images/s", "in time", "p50", "p95", "p99", "batch", "GET /"):
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("errors")
     for point in report.points:
         load = f"{point.clients} clients" if point.clients else f"{point.rate:g}/s"
@@ -288,17 +296,15 @@ def _load_table(report: "Report") -> Table:
 
 
 def _load_figures(point: "Point") -> Iterator[str]:
-    latency, health = point.latency, point.health and point.health.latency
-    figures = (
-        point.throughput,
-        point.goodput,
-        latency and latency.p50_ms,
-        latency and latency.p95_ms,
-        latency and latency.p99_ms,
-        point.mean_batch_size,
-        health and health.p99_ms,
-    )
-    return ("-" if figure is None else f"{figure:.1f}" for figure in figures)
+    latency = point.latency
+    percentiles = (latency.p50_ms, latency.p95_ms, latency.p99_ms) if latency else (None,) * 3
+    health_p99 = point.health.latency.p99_ms if point.health and point.health.latency else None
+    for figure in (
+        *(point.throughput, point.goodput),
+        *percentiles,
+        *(point.mean_batch_size, health_p99),
+    ):
+        yield "-" if figure is None else f"{figure:.{figure < 100:d}f}"
 
 
 def _errors(point: "Point") -> str:

@@ -93,7 +93,7 @@ def model_alone(photos: list[bytes], duration_s: float) -> None:
     print(done / elapsed)
 
 
-def images_per_second_alone(arguments: argparse.Namespace) -> float:
+def images_per_second_alone() -> float:
     """In a process of its own, that its threads are gone when the servers run."""
     command = [sys.executable, __file__, "--model-alone", *sys.argv[1:]]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment()).stdout
@@ -183,7 +183,7 @@ def print_row(cells: list[str] | tuple[str, ...]) -> None:
 
 def compare(arguments: argparse.Namespace, photos: list[bytes]) -> None:
     plan = Plan(arguments.warm_up, arguments.duration, probe=True)
-    alone = images_per_second_alone(arguments)
+    alone = images_per_second_alone()
     print_row(HEADINGS)
     print_row(["---", *["---:"] * (len(HEADINGS) - 1)])
     print_row(["model alone", "-", f"{alone:.1f}", "1.00", *["-"] * (len(HEADINGS) - 4)])

@@ -200,7 +200,7 @@ async def test_the_probe_asks_for_the_servers_health_under_load() -> None:
     point = await benchmark(score_slowly, plan).measure(ClosedLoop(1))
 
     assert point.health is not None
-    assert point.health.requests >= 2
+    assert point.health.requests >= 1
     assert point.health.failures == 0
     assert point.health.latency is not None
 

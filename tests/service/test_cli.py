@@ -281,7 +281,7 @@ def test_benchmark_of_a_server_writes_table_figures_and_plot(
         (2, None),
         (None, 20),
     ]
-    assert all(point["throughput"] > 0 and not point["errors"] for point in points)
+    assert all(point["requests"] > 0 and not point["errors"] for point in points)
     assert cv2.imread(str(plot)).shape == (360, 4 * 480, 3)
 
 
