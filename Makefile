@@ -25,7 +25,7 @@ bench-model: .venv/runtime  ## milliseconds by stage of the shipped model
 bench-variants: .venv/development  ## seconds per photo of each official network
 	PYTHONPATH=.:tests $(BIN)/python tests/benchmark_variants.py
 
-bench-http: .venv/development  ## images/s and latency of the model behind this and other servers
+bench-http: .venv/bench  ## images/s and latency of the model behind this and other servers
 	PYTHONPATH=.:tests $(BIN)/python tests/benchmark_http.py
 
 fuzz: .venv/development  ## 10,000 random requests of each kind
@@ -43,4 +43,8 @@ clean:
 
 .venv/development: .venv/runtime
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
+	touch $@
+
+.venv/bench: .venv/runtime
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
 	touch $@
