@@ -26,7 +26,7 @@ def read_photos(folder: Path) -> list[bytes]:
 
 
 def draw_photos(count: int = 8, *, seed: int = 0) -> list[bytes]:
-    """JPEGs of 640x480 pixels with some shapes on a soft background, about 50 kB each."""
+    """JPEGs of 640x480 pixels with some shapes on a soft background, about 100 kB each."""
     return [_draw_photo(np.random.default_rng((seed, index))) for index in range(count)]
 
 

@@ -232,6 +232,7 @@ async def test_from_the_moment_it_stops_images_are_refused_and_stopping_twice_is
     async with running(workshop) as dispatcher:
         answers = submit(dispatcher, b"a")
         stopping = asyncio.create_task(dispatcher.stop())
+        await turns()
         again = asyncio.create_task(dispatcher.stop())
         await turns()
 

@@ -11,6 +11,7 @@ from service.protocol import Frame, Kind, WorkerStart
 
 pytestmark = pytest.mark.anyio
 
+BURIED = 255  # asyncio's own loop, where killing a process found it dead before its watcher did
 START = WorkerStart("{}", "cpu", workers=3)
 SPEAKS_THE_PROTOCOL = """
 import os, sys, time
@@ -109,7 +110,7 @@ async def test_a_process_that_has_ended_can_be_sent_to_and_stays_lost() -> None:
         with pytest.raises(WorkerLostError):
             await worker.receive()
 
-    assert await worker.stop() == 3
+    assert await worker.stop() in (3, BURIED)
 
 
 async def test_a_killed_worker_is_lost() -> None:
@@ -120,7 +121,7 @@ async def test_a_killed_worker_is_lost() -> None:
 
     with pytest.raises(WorkerLostError):
         await worker.receive()
-    assert await worker.stop() == -signal.SIGKILL
+    assert await worker.stop() in (-signal.SIGKILL, BURIED)
 
 
 async def test_a_worker_that_cannot_ever_start_says_why() -> None:

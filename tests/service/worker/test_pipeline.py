@@ -46,9 +46,6 @@ class Steps:
         with self._change:
             return self._change.wait_for(lambda: step in self._reached, within_s)
 
-    def batches(self) -> list[str]:
-        return [step.removeprefix("infer ") for step in self._reached if step.startswith("infer")]
-
     def _step(self, step: str) -> None:
         with self._change:
             self._reached.append(step)
@@ -141,8 +138,11 @@ class Worker:
 
     def _wait_for(self, size: int, wanted: Callable[[Frame], object]) -> list[Frame]:
         with self._change:
-            assert self._change.wait_for(lambda: sum(map(bool, map(wanted, self.frames))) >= size, 9)
-            return [frame for frame in self.frames if wanted(frame)]
+            assert self._change.wait_for(lambda: len(self._said(wanted)) >= size, _PATIENCE_S)
+            return self._said(wanted)
+
+    def _said(self, wanted: Callable[[Frame], object]) -> list[Frame]:
+        return [frame for frame in self.frames if wanted(frame)]
 
     def _run(self) -> None:
         try:
@@ -223,7 +223,8 @@ def test_a_batch_has_one_canvas_and_the_first_to_come_is_in_it(make: Make, steps
     worker.start()
 
     assert worker.started(2) == [(1, 3), (2,)]
-    assert steps.batches() == ["1 3", "2"]
+    assert steps.reached("infer 1 3")
+    assert steps.reached("infer 2")
 
 
 def test_a_batch_is_as_large_as_it_may_be(make: Make) -> None:
