@@ -39,6 +39,7 @@ MAX_FAILED_STARTS = 3  # in a row, of every worker, before the first is ever rea
 FAILURES_TO_REFUSE = 3  # in a row, of every worker: images are refused from then on
 MAX_FAILURES = 8  # in a row, of every worker: the process gives up
 MAX_LOST_WORKERS = 2  # by one image
+MAX_CONVICTED = 8  # images in a row that are believed to be at fault, and not the workers
 MAX_BACKOFF_S = 30.0
 LONG_LIFE_S = 300.0  # a worker that ends after it was ready this long is not one in a row
 START_TIMEOUT_S = 600.0
@@ -119,6 +120,7 @@ class LocalDispatcher:
         self._numbers = itertools.count()
         self._admitted_images = 0
         self._admitted_bytes = 0
+        self._convicted = 0  # images in a row that ended two workers
         self._sizes = (1, 1)  # short and long side of the model's input
 
     async def start(self) -> None:
@@ -285,7 +287,7 @@ class LocalDispatcher:
         finally:
             if slot.worker is not None and _now() - slot.ready_since > LONG_LIFE_S:
                 slot.failures = 0
-            self._retry(slot.take_all())  # before it has ended: that may take its time
+            self._take_back_jobs(slot)  # before it has ended: that may take its time
             slot.exit_code = await worker.stop()
 
     async def _start(self, slot: Slot, worker: Worker) -> None:
@@ -344,11 +346,11 @@ class LocalDispatcher:
             return
         self._pace.note(_now())
         if frame.kind is not Kind.FAILED:
-            slot.failures = 0
+            slot.failures = self._convicted = 0
         job.settle(outcome)
 
-    def _retry(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
+    def _take_back_jobs(self, slot: Slot) -> None:
+        for job in slot.take_all():
             job.lost_workers += 1
             if job.answer.done():
                 continue
@@ -357,6 +359,9 @@ class LocalDispatcher:
             else:
                 log_event(logger, "image_ended_workers", bytes=len(job.image.data))
                 job.settle(ScoringError())
+                self._convicted += 1
+                if self._convicted <= MAX_CONVICTED:
+                    slot.failures = -1  # with this one, none: the worker is not to blame
         self._dispatch()
 
     async def _back_off(self, slot: Slot) -> None:

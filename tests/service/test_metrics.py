@@ -11,9 +11,7 @@ _SUFFIXES = re.compile(r"_(total|bucket|sum|count)$")
 
 
 def names(metrics: Metrics) -> set[str]:
-    return {
-        family.name for family in text_string_to_metric_families(metrics.exposition().decode())
-    }
+    return {family.name for family in text_string_to_metric_families(metrics.exposition().decode())}
 
 
 def queried() -> set[str]:

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import gc
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -668,6 +669,30 @@ async def test_an_image_that_ends_two_workers_is_the_one_that_fails() -> None:
 
         assert [type(result) for result in results] == [bytes, ScoringError, bytes]
         assert dispatcher.health() == Health()
+
+
+async def test_images_that_end_workers_do_not_end_the_service() -> None:
+    workshop = Workshop()
+    async with running(workshop) as dispatcher:
+        for _ in range(dispatching.MAX_CONVICTED):
+            (killer,) = submit(dispatcher, b"killer")
+            with pytest.raises(ScoringError):
+                await killer
+
+        (other,) = submit(dispatcher, b"a")
+
+        assert await other == b"A"
+        assert dispatcher.failure is None
+
+
+async def test_workers_that_end_at_every_image_are_to_blame_in_the_end() -> None:
+    workshop = Workshop()
+    async with running(workshop) as dispatcher:
+        for _ in range(2 * dispatching.MAX_CONVICTED):
+            with contextlib.suppress(UnavailableError):
+                await results_of(submit(dispatcher, b"killer"))
+
+        assert dispatcher.failure is not None
 
 
 async def test_an_image_whose_client_left_is_not_tried_again() -> None:
