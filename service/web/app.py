@@ -13,7 +13,7 @@ from service.web.answers import RUN_FAILED, message_body
 from service.web.budget import ByteBudget
 from service.web.cors import CORSMiddleware
 from service.web.fetch import Fetcher
-from service.web.middleware import RequestMiddleware
+from service.web.middleware import PROBES, RequestMiddleware
 from service.web.routes import router
 from service.web.scoring import Scorer
 from service.web.unread import UnreadBodyMiddleware
@@ -37,7 +37,19 @@ def create_app(
             and stopped with the application.
         metrics: What ``/metrics`` shows; those of the dispatcher, where one is given.
     """
-    app = FastAPI(lifespan=_lifespan, redirect_slashes=False, openapi_url=None)
+    app = FastAPI(
+        lifespan=_lifespan,
+        redirect_slashes=False,
+        openapi_url=None,
+        telemetry={
+            "auto_configure": settings.tracing,
+            "tracing": settings.tracing,
+            "operation_spans": False,
+            "metrics": False,
+            "logs": False,  # they would quote what clients sent
+            "exclude": lambda scope: scope["path"] in PROBES,
+        },
+    )
     app.state.settings = settings
     app.state.metrics = metrics or Metrics()
     app.state.dispatcher = dispatcher or LocalDispatcher(settings, app.state.metrics)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
+from opentelemetry import trace
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -26,6 +27,7 @@ from service.settings import Settings
 from service.web.answers import error_answer
 
 logger = logging.getLogger(__name__)
+_tracer = trace.get_tracer("solov2")
 
 REQUEST_ID = "x-request-id"
 CLIENT_ID = "x-ms-client-request-id"
@@ -39,7 +41,7 @@ _REJECTIONS = {
 }
 _MAX_ID_CHARS = 100
 #: Called every few seconds by probes and scrapers: neither logged nor counted.
-_PROBES = {"/", "/livez", "/readyz", "/metrics"}
+PROBES = {"/", "/livez", "/readyz", "/metrics"}
 
 
 @dataclass(slots=True)
@@ -56,10 +58,11 @@ class RequestRecord:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Note how long the block takes."""
+        """Note how long the block takes; a span of its own where requests are traced."""
         started = time.perf_counter()
         try:
-            yield
+            with _tracer.start_as_current_span(name, record_exception=False):
+                yield
         finally:
             self.stages_ms[name] = _milliseconds_since(started)
 
@@ -83,7 +86,9 @@ class RequestMiddleware:
         record = RequestRecord(sent.get(REQUEST_ID, ""))
         scope.setdefault("state", {})["record"] = record
         begun = False
-        if scope["path"] not in _PROBES:
+        if scope.get("query_string"):  # with the image, in GET /score; FastAPI has put it there
+            trace.get_current_span().set_attribute("url.query", "...")
+        if scope["path"] not in PROBES:
             self._metrics.in_flight.inc()
 
         async def send_with_headers(message: Message) -> None:
@@ -106,7 +111,7 @@ class RequestMiddleware:
             answerable = _as_answerable(error, record)
             await error_answer(answerable)(scope, receive, send_with_headers)
         finally:
-            if scope["path"] not in _PROBES:
+            if scope["path"] not in PROBES:
                 _log(scope, record)
                 self._count(record)
 

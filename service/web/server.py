@@ -39,7 +39,10 @@ def serve(settings: Settings) -> int:
     configure_logging(sys.stdout)
     metrics = Metrics()
     dispatcher = LocalDispatcher(settings, metrics)
-    _Server(settings, dispatcher, metrics).run([listener])
+    server = _Server(settings, dispatcher, metrics)
+    server.run([listener])
+    if not server.started:
+        return _give_up("the application could not be started; the log says why")
     return 0 if dispatcher.failure is None else _give_up(dispatcher.failure)
 
 

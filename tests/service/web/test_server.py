@@ -1,16 +1,22 @@
 """The real process around a real, tiny network: what an operator sees."""
 
 import base64
+import gzip
 import io
 import json
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from pictures import ASTRONAUT
 from PIL import Image
 from serving import Server, runs, serving, until
@@ -152,3 +158,64 @@ def test_corrupt_weights_end_the_process_with_one_line_and_no_second_try(tmp_pat
     assert line.startswith(f"solov2: {corrupt}: ")
     assert "Traceback" not in server.log.read_text()
     assert "worker_failed_to_start" not in server.log.read_text()
+
+
+class Collector:
+    """Takes spans as OpenTelemetry's collector does."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                if self.headers.get("content-encoding") == "gzip":
+                    body = gzip.decompress(body)
+                for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                    for scope in resource.scope_spans:
+                        collector.spans += scope.spans
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    collector = Collector()
+    thread = threading.Thread(target=collector.server.serve_forever)
+    thread.start()
+    yield collector
+    collector.server.shutdown()
+    thread.join()
+    collector.server.server_close()
+
+
+def test_a_request_is_traced_with_its_stages_and_without_its_image(
+    tmp_path: Path, tiny_weights: Path, astronaut: str, collector: Collector
+) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    with serving(
+        tmp_path,
+        tiny_weights,
+        SOLOV2_TRACING="true",
+        SOLOV2_DRAIN_DELAY_S="0",
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+    ) as server:
+        until(lambda: server.ask("/readyz") == 200)
+        httpx.get(
+            f"{server.url}/score",
+            params={"input_data": '{"columns": ["image"], "data": ["secret"]}'},
+            headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-01"},
+        )
+        server.process.terminate()
+        assert server.process.wait(30) == 0
+
+    names = {span.name for span in collector.spans}
+    assert names == {"GET /score", "read", "parse", "images"}
+    assert {span.trace_id.hex() for span in collector.spans} == {trace}
+    assert "secret" not in str(collector.spans)
