@@ -10,9 +10,6 @@ import time
 STARTED = time.perf_counter()
 ANSWERS = os.fdopen(os.dup(1), "wb")
 os.dup2(2, 1)
-# Before OpenMP is loaded. Its threads would spin while they wait for each other, and the process
-# has others that want the processors: on two of them a picture then took three times as long.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import logging  # noqa: E402
 import sys  # noqa: E402
@@ -34,6 +31,7 @@ from service.protocol import (  # noqa: E402
 )
 from service.settings import Settings  # noqa: E402
 from service.worker.isolation import Isolation  # noqa: E402
+from service.worker.lanes import Infer, SharedProcessors, count_lanes  # noqa: E402
 from service.worker.pipeline import Pipeline  # noqa: E402
 from service.worker.processors import available_processors  # noqa: E402
 from service.worker.stages import WARM_UP_SIZES, Stages, load_predictor  # noqa: E402
@@ -67,16 +65,18 @@ def main() -> None:
         return
     start = WorkerStart.from_json(first.payload)
     try:
-        pipeline, info = _load(start, answers)
+        pipeline, info, lanes = _load(start, answers)
     except ValueError as error:  # the weights or the device cannot be used
         answers.send(Frame(Kind.FATAL, payload=" ".join(str(error).split()).encode()))
         return
-    threading.Thread(target=_exit_after, args=(pipeline.run,), daemon=True).start()
+    for _ in range(lanes):
+        threading.Thread(target=_exit_after, args=(pipeline.run,), daemon=True).start()
     answers.send(Frame(Kind.READY, payload=info.to_json()))
     _exit_after(lambda: _take_jobs(pipeline, sys.stdin.buffer))
 
 
-def _load(start: WorkerStart, answers: _Answers) -> tuple[Pipeline, WorkerInfo]:
+def _load(start: WorkerStart, answers: _Answers) -> tuple[Pipeline, WorkerInfo, int]:
+    """The pipeline, what it has become, and how many threads should run it."""
     settings = Settings.model_validate_json(start.settings)
     imported = time.perf_counter()
     predictor = load_predictor(settings, start.device)
@@ -97,17 +97,22 @@ def _load(start: WorkerStart, answers: _Answers) -> tuple[Pipeline, WorkerInfo]:
             "warm_up": round(warm - loaded, 3),
         },
     )
-    stages = Stages(predictor, settings)
+    infer: Infer = predictor.predict_batch
+    lanes = 1
+    if device == "cpu":
+        processors = torch.get_num_threads()
+        lanes = count_lanes(processors)
+        infer = SharedProcessors(infer, processors, torch.set_num_threads)
     pipeline = Pipeline(
-        stages,
-        Isolation(predictor.predict_batch, device),
+        Stages(predictor, settings),
+        Isolation(infer, device),
         answers.send,
         max_batch_size=info.max_batch_size,
         max_batch_delay_s=settings.max_batch_delay_ms / 1000,
         threads=threads,
         device_memory=lambda: torch.cuda.max_memory_allocated(device) if device != "cpu" else 0,
     )
-    return pipeline, info
+    return pipeline, info, lanes
 
 
 def _name(device: torch.device) -> str:

@@ -98,10 +98,10 @@ class Pipeline:
         """Nobody waits for this one any more; it is not answered if that saves work."""
         with self._change:
             self._waiting.pop(job, None)
-            self._change.notify()
+            self._change.notify_all()
 
     def run(self) -> None:
-        """Keep the device busy, for ever.
+        """Keep the device busy, for ever. Several threads may do so at once.
 
         Raises:
             DeviceLostError: It can do no more.
@@ -131,14 +131,14 @@ class Pipeline:
         with self._change:
             image.decode_s = time.perf_counter() - started
             image.decoded = decoded
-            self._change.notify()
+            self._change.notify_all()
 
     def _check(self, task: Future[None]) -> None:
         """Hand what ended a task to ``run``; nobody else would ever see it."""
         if bug := task.exception():
             with self._change:
                 self._bug = bug
-                self._change.notify()
+                self._change.notify_all()
 
     def _next_batch(self) -> list[_Image]:
         """Decoded images of one canvas, at least one."""
