@@ -69,10 +69,14 @@ def main() -> None:
     except ValueError as error:  # the weights or the device cannot be used
         answers.send(Frame(Kind.FATAL, payload=" ".join(str(error).split()).encode()))
         return
-    for _ in range(lanes):
-        threading.Thread(target=_exit_after, args=(pipeline.run,), daemon=True).start()
+    _begin(lambda: _take_jobs(pipeline, sys.stdin.buffer))
+    for _ in range(lanes - 1):
+        _begin(lambda: pipeline.run(spare=True))
     answers.send(Frame(Kind.READY, payload=info.to_json()))
-    _exit_after(lambda: _take_jobs(pipeline, sys.stdin.buffer))
+    # In this thread, which has the OpenMP threads of the warm-up. As soon as two threads together
+    # had more of them than there are processors, all would sleep at every layer instead of waiting
+    # awake, and a lone image take half as long again.
+    _exit_after(pipeline.run)
 
 
 def _load(start: WorkerStart, answers: _Answers) -> tuple[Pipeline, WorkerInfo, int]:
@@ -111,6 +115,7 @@ def _load(start: WorkerStart, answers: _Answers) -> tuple[Pipeline, WorkerInfo, 
         max_batch_delay_s=settings.max_batch_delay_ms / 1000,
         threads=threads,
         device_memory=lambda: torch.cuda.max_memory_allocated(device) if device != "cpu" else 0,
+        begin_thread=lambda: torch.set_num_threads(1),
     )
     return pipeline, info, lanes
 
@@ -133,8 +138,12 @@ def _devices_of_its_kind(device: str) -> list[str]:
     return [f"cuda:{n}" for n in range(torch.cuda.device_count())] if device != "cpu" else ["cpu"]
 
 
+def _begin(work: Callable[[], None]) -> None:
+    threading.Thread(target=_exit_after, args=(work,), daemon=True).start()
+
+
 def _exit_after(work: Callable[[], None]) -> NoReturn:
-    """Whatever ends this thread, a lost device or a bug, ends the process: another can go on."""
+    """Whatever ends a thread, a lost device or a bug, ends the process: another can go on."""
     try:
         work()
     except BaseException:

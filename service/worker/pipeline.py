@@ -61,6 +61,7 @@ class Pipeline:
         max_batch_delay_s: How long an idle device waits for images still being decoded.
         threads: For decoding, and as many for encoding.
         device_memory: Bytes allocated on the device at most so far.
+        begin_thread: Called once in each thread that decodes or encodes.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Pipeline:
         max_batch_delay_s: float,
         threads: int,
         device_memory: Callable[[], int] = lambda: 0,
+        begin_thread: Callable[[], None] = lambda: None,
     ) -> None:
         self._stages = stages
         self._isolation = isolation
@@ -80,12 +82,13 @@ class Pipeline:
         self._max_batch_size = max_batch_size
         self._max_batch_delay_s = max_batch_delay_s
         self._device_memory = device_memory
-        self._decoders = ThreadPoolExecutor(threads, "decode")
-        self._encoders = ThreadPoolExecutor(threads, "encode")
+        self._decoders = ThreadPoolExecutor(threads, "decode", begin_thread)
+        self._encoders = ThreadPoolExecutor(threads, "encode", begin_thread)
         self._encode_room = threading.Semaphore(_ENCODE_BACKLOG * max_batch_size)
         self._waiting: dict[int, _Image] = {}  # not on the device yet, in order of arrival
+        self._busy = False  # whether the one thread that is not spare has a batch
         self._bug: BaseException | None = None  # of a thread that decodes or encodes
-        self._change = threading.Condition()  # guards the two lines above
+        self._change = threading.Condition()  # guards the three lines above
 
     def submit(self, job: int, data: bytes) -> None:
         """Begin to decode an image; its answer comes some time later."""
@@ -100,15 +103,15 @@ class Pipeline:
             self._waiting.pop(job, None)
             self._change.notify_all()
 
-    def run(self) -> None:
-        """Keep the device busy, for ever. Several threads may do so at once.
+    def run(self, *, spare: bool = False) -> None:
+        """Keep the device busy, for ever. One thread does so, and spare ones while it is busy.
 
         Raises:
             DeviceLostError: It can do no more.
             BaseException: A bug in any thread; some image may never be answered.
         """
         while True:
-            images = self._next_batch()
+            images = self._next_batch(spare=spare)
             self._answer(Frame(Kind.STARTED, payload=pack_jobs([image.job for image in images])))
             self._infer(images)
 
@@ -140,14 +143,15 @@ class Pipeline:
                 self._bug = bug
                 self._change.notify_all()
 
-    def _next_batch(self) -> list[_Image]:
+    def _next_batch(self, *, spare: bool) -> list[_Image]:
         """Decoded images of one canvas, at least one."""
         deadline: float | None = None
         with self._change:
+            self._busy = self._busy and spare
             while True:
                 if self._bug:
                     raise self._bug
-                batch = self._decoded()
+                batch = self._decoded() if self._busy or not spare else []
                 if not batch:
                     deadline = None
                     self._change.wait()
@@ -157,6 +161,8 @@ class Pipeline:
                 if patience <= 0 or not self._can_grow(batch):
                     for image in batch:
                         del self._waiting[image.job]
+                    self._busy = True
+                    self._change.notify_all()
                     return batch
                 self._change.wait(patience)
 

@@ -77,7 +77,13 @@ class Worker:
     """A pipeline and all it has answered."""
 
     def __init__(
-        self, steps: Steps, *, size: int = 4, delay_s: float = 60, threads: int = 2
+        self,
+        steps: Steps,
+        *,
+        size: int = 4,
+        delay_s: float = 60,
+        threads: int = 2,
+        begin_thread: Callable[[], None] = lambda: None,
     ) -> None:
         self.steps = steps
         self.frames: list[Frame] = []
@@ -85,6 +91,7 @@ class Worker:
         self.ended_by: BaseException | None = None
         self._change = threading.Condition()
         self._thread = threading.Thread(target=self._run)
+        self._spare = threading.Thread(target=self._run, args=(True,))
         self.pipeline = Pipeline(
             steps,
             Isolation(steps.infer, "cpu"),
@@ -93,6 +100,7 @@ class Worker:
             max_batch_delay_s=delay_s,
             threads=threads,
             device_memory=lambda: 77,
+            begin_thread=begin_thread,
         )
 
     def submit(self, *jobs: int) -> None:
@@ -101,6 +109,9 @@ class Worker:
 
     def start(self) -> None:
         self._thread.start()
+
+    def start_spare(self) -> None:
+        self._spare.start()
 
     def answers(self, size: int) -> dict[int, Frame]:
         """What was said about images, once it is about that many."""
@@ -118,16 +129,17 @@ class Worker:
         return {job: frame.kind for job, frame in self.answers(size).items()}
 
     def join(self) -> BaseException | None:
-        self._thread.join(_PATIENCE_S)
-        assert not self._thread.is_alive()
+        for thread in (self._thread, self._spare):
+            if thread.ident:
+                thread.join(_PATIENCE_S)
+                assert not thread.is_alive()
         return self.ended_by
 
     def close(self) -> None:
         self.steps.release()
         self.steps.errors["decode 0"] = EndOfTest()
         self.submit(0)
-        if self._thread.ident:
-            self.join()
+        self.join()
 
     def _answer(self, frame: Frame) -> None:
         if frame.kind is self.refuses:
@@ -144,9 +156,9 @@ class Worker:
     def _said(self, wanted: Callable[[Frame], object]) -> list[Frame]:
         return [frame for frame in self.frames if wanted(frame)]
 
-    def _run(self) -> None:
+    def _run(self, spare: bool = False) -> None:
         try:
-            self.pipeline.run()
+            self.pipeline.run(spare=spare)
         except BaseException as error:
             self.ended_by = error
 
@@ -174,9 +186,8 @@ Make = Callable[..., Worker]
 
 def test_every_image_is_answered_with_its_own_fragment(make: Make) -> None:
     worker = make()
-    worker.start()
-
     worker.submit(1, 2, 3)
+    worker.start()
 
     assert worker.answers(3) == {n: Frame(Kind.RESULT, n, b"fragment %d" % n) for n in (1, 2, 3)}
 
@@ -184,9 +195,8 @@ def test_every_image_is_answered_with_its_own_fragment(make: Make) -> None:
 def test_images_are_decoded_inferred_and_encoded_at_the_same_time(make: Make, steps: Steps) -> None:
     steps.hold("encode 1", "infer 2", "decode 3")
     worker = make(size=1, threads=1)
-    worker.start()
-
     worker.submit(1, 2, 3)
+    worker.start()
 
     assert steps.reached("encode 1")
     assert steps.reached("infer 2")
@@ -215,6 +225,59 @@ def test_a_batch_is_settled_when_the_device_is_free(make: Make, steps: Steps) ->
     assert worker.started(2) == [(1,), (2, 3, 4)]
 
 
+def test_a_spare_thread_takes_images_only_while_the_first_is_busy(make: Make, steps: Steps) -> None:
+    steps.hold("infer 1", "infer 2")
+    worker = make(size=1)
+    worker.start_spare()
+    worker.submit(1)
+    assert not steps.reached("infer 1", within_s=_DOUBT_S)
+
+    worker.start()
+    assert steps.reached("infer 1")
+    worker.submit(2)
+    assert steps.reached("infer 2")
+    steps.release("infer 1")
+    assert worker.kinds(1) == {1: Kind.RESULT}
+    worker.submit(3)
+
+    assert worker.kinds(2) == {1: Kind.RESULT, 3: Kind.RESULT}
+    steps.release("infer 2")
+    assert worker.kinds(3) == dict.fromkeys((1, 2, 3), Kind.RESULT)
+
+
+def test_a_spare_thread_rests_when_the_first_is_idle_again(make: Make, steps: Steps) -> None:
+    took: list[str] = []
+    infer = steps.infer
+
+    def noting(batch: ImageBatch) -> list[Instances]:
+        took.append(threading.current_thread().name)
+        return infer(batch)
+
+    steps.infer = noting  # type: ignore[method-assign]
+    worker = make(size=1)
+    worker.start_spare()
+    worker.start()
+
+    for job in (1, 2, 3):
+        worker.submit(job)
+        worker.reports(job)
+
+    assert len(set(took)) == 1
+
+
+def test_threads_that_decode_and_encode_are_begun_as_asked(make: Make) -> None:
+    begun: set[str] = set()
+    worker = make(
+        threads=1, begin_thread=lambda: begun.add(threading.current_thread().name.split("_")[0])
+    )
+    worker.start()
+
+    worker.submit(1)
+    worker.answers(1)
+
+    assert begun == {"decode", "encode"}
+
+
 def test_a_batch_has_one_canvas_and_the_first_to_come_is_in_it(make: Make, steps: Steps) -> None:
     steps.canvases = {2: (2, 2)}
     worker = make()
@@ -228,7 +291,7 @@ def test_a_batch_has_one_canvas_and_the_first_to_come_is_in_it(make: Make, steps
 
 
 def test_a_batch_is_as_large_as_it_may_be(make: Make) -> None:
-    worker = make(size=2)
+    worker = make(size=2, threads=1)
     worker.submit(1, 2, 3, 4, 5)
 
     worker.start()
@@ -239,8 +302,8 @@ def test_a_batch_is_as_large_as_it_may_be(make: Make) -> None:
 def test_a_batch_keeps_the_order_of_arrival(make: Make, steps: Steps) -> None:
     steps.hold("decode 1")
     worker = make()
-    worker.start()
     worker.submit(1, 2)
+    worker.start()
     assert steps.reached("decode 2")
 
     steps.release()
@@ -251,8 +314,8 @@ def test_a_batch_keeps_the_order_of_arrival(make: Make, steps: Steps) -> None:
 def test_an_idle_device_waits_for_what_is_being_decoded(make: Make, steps: Steps) -> None:
     steps.hold("decode 2")
     worker = make()
-    worker.start()
     worker.submit(1, 2)
+    worker.start()
 
     assert not steps.reached("infer 1", _DOUBT_S)
     steps.release()
@@ -263,9 +326,8 @@ def test_an_idle_device_waits_for_what_is_being_decoded(make: Make, steps: Steps
 def test_it_waits_no_longer_than_the_delay(make: Make, steps: Steps) -> None:
     steps.hold("decode 2")
     worker = make(delay_s=0.02)
-    worker.start()
-
     worker.submit(1, 2)
+    worker.start()
 
     assert steps.reached("infer 1")
 
@@ -282,9 +344,8 @@ def test_it_waits_for_nothing_where_nothing_is_being_decoded(make: Make, steps: 
 def test_a_full_batch_waits_for_nothing(make: Make, steps: Steps) -> None:
     steps.hold("decode 3")
     worker = make(size=2)
-    worker.start()
-
     worker.submit(1, 2, 3)
+    worker.start()
 
     assert steps.reached("infer 1 2")
 
@@ -307,9 +368,8 @@ def test_our_own_failure_to_decode_is_told_to_the_log_alone(
 ) -> None:
     steps.errors["decode 2"] = error
     worker = make()
-    worker.start()
-
     worker.submit(1, 2)
+    worker.start()
 
     assert worker.answers(2)[2] == Frame(Kind.FAILED, 2)
     assert worker.kinds(2)[1] is Kind.RESULT
@@ -320,8 +380,8 @@ def test_the_device_stops_waiting_for_an_image_that_fails(make: Make, steps: Ste
     steps.hold("decode 2")
     steps.errors["decode 2"] = BadImageError("torn")
     worker = make()
-    worker.start()
     worker.submit(1, 2)
+    worker.start()
     assert not steps.reached("infer 1", _DOUBT_S)
 
     steps.release()
@@ -332,8 +392,8 @@ def test_the_device_stops_waiting_for_an_image_that_fails(make: Make, steps: Ste
 def test_a_job_given_up_is_not_decoded(make: Make, steps: Steps) -> None:
     steps.hold("decode 1")
     worker = make(threads=1)
-    worker.start()
     worker.submit(1, 2)
+    worker.start()
 
     worker.pipeline.cancel(2)
     worker.submit(3)
@@ -362,8 +422,8 @@ def test_a_job_given_up_does_not_reach_the_device(make: Make, steps: Steps) -> N
 def test_a_job_given_up_while_it_is_decoded_is_dropped(make: Make, steps: Steps) -> None:
     steps.hold("decode 1")
     worker = make(threads=1)
-    worker.start()
     worker.submit(1, 2)
+    worker.start()
     assert steps.reached("decode 1")
 
     worker.pipeline.cancel(1)
@@ -376,8 +436,8 @@ def test_a_job_given_up_while_it_is_decoded_is_dropped(make: Make, steps: Steps)
 def test_the_device_stops_waiting_for_a_job_given_up(make: Make, steps: Steps) -> None:
     steps.hold("decode 2")
     worker = make()
-    worker.start()
     worker.submit(1, 2)
+    worker.start()
     assert not steps.reached("infer 1", _DOUBT_S)
 
     worker.pipeline.cancel(2)
@@ -491,9 +551,8 @@ def test_the_device_waits_where_encoding_cannot_keep_up(make: Make, steps: Steps
 def test_failures_to_encode_do_not_use_up_the_room(make: Make, steps: Steps) -> None:
     steps.errors = {f"encode {n}": ValueError("no") for n in range(1, 6)}
     worker = make(size=1)
-    worker.start()
-
     worker.submit(1, 2, 3, 4, 5)
+    worker.start()
 
     assert set(worker.kinds(5).values()) == {Kind.FAILED}
 
@@ -540,9 +599,8 @@ def test_an_answer_that_cannot_be_given_ends_the_run(make: Make, steps: Steps, k
     steps.errors["decode 2"] = BadImageError("torn")
     worker = make()
     worker.refuses = kind
-    worker.start()
-
     worker.submit(1, 2)
+    worker.start()
 
     assert isinstance(worker.join(), ValueError)
 
