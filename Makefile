@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test check format bench-model bench-variants bench-http fuzz clean
+.PHONY: serve test check format bench-model bench-variants bench-http fuzz soak clean
 
 serve: .venv/runtime  ## the service on port 5001, with the model in weights/
 	$(BIN)/solov2 serve
@@ -30,6 +30,9 @@ bench-http: .venv/bench  ## images/s and latency of the model behind this and ot
 
 fuzz: .venv/development  ## 10,000 random requests of each kind
 	FUZZ_EXAMPLES=10000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/service/test_fuzz.py
+
+soak: .venv/development  ## 10,000 requests, a tenth of them broken off, and three killed workers
+	PYTHONPATH=.:tests $(BIN)/python tests/soak.py
 
 clean:
 	rm -rf .venv

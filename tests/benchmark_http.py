@@ -54,10 +54,8 @@ class Server:
 def servers() -> list[Server]:
     azure = str(Path(sys.executable).parent / "azmlinfsrv")
     entry = str(SERVERS / "azure_entry.py")
-    serve = _python("-m", "service.cli", "serve", "--port")
     return [
-        Server("solov2 serve", (*serve, "{port}")),
-        Server("solov2 serve, two workers", (*serve, "{port}", "--device", "cpu,cpu")),
+        Server("solov2 serve", (*_python("-m", "service.cli", "serve", "--port"), "{port}")),
         Server("plain FastAPI", (*_python(str(SERVERS / "plain_fastapi.py")), "{port}")),
         Server(
             "LitServe, batches of 8",
