@@ -15,6 +15,7 @@ from service.dispatch.slot import Slot
 from service.dispatch.workers import Worker, WorkerLostError, WorkerProcess, WorkerStartError
 from service.errors import (
     BadImageError,
+    BadRequestError,
     QueueFullError,
     ScoringError,
     ScoringTimeoutError,
@@ -176,9 +177,16 @@ class LocalDispatcher:
     # What waits
 
     def _require_room(self, images: Sequence[EncodedImage]) -> None:
+        limits = self._settings
+        own_size = sum(len(image.data) for image in images)
+        if len(images) > limits.max_queue_images or own_size > limits.max_queue_bytes:
+            raise BadRequestError(
+                f"{len(images)} images of {own_size} bytes, more than the limits of "
+                f"{limits.max_queue_images} images and {limits.max_queue_bytes} bytes that may wait"
+            )
         count = self._admitted_images + len(images)
-        size = self._admitted_bytes + sum(len(image.data) for image in images)
-        if count > self._settings.max_queue_images or size > self._settings.max_queue_bytes:
+        size = self._admitted_bytes + own_size
+        if count > limits.max_queue_images or size > limits.max_queue_bytes:
             pace = self._pace.seconds_per_image() or 0
             retry_after_s = min(max(1, math.ceil(self._admitted_images * pace)), 60)
             raise QueueFullError("too many images are waiting; retry shortly", retry_after_s)
@@ -269,6 +277,9 @@ class LocalDispatcher:
             try:
                 await self._use_a_worker(slot)
             except WorkerStartError as error:
+                if self._others_serve(slot):
+                    self._give_up(slot, error)
+                    return
                 self._fail(str(error))
             except WorkerLostError as error:
                 log_event(logger, "worker_lost", device=slot.device, why=str(error))
@@ -276,6 +287,16 @@ class LocalDispatcher:
                 logger.exception("the dispatcher failed at a worker")
             if self.failure is None:
                 await self._back_off(slot)
+
+    def _others_serve(self, slot: Slot) -> bool:
+        return any(other.worker is not None for other in self._slots if other is not slot)
+
+    def _give_up(self, slot: Slot, error: WorkerStartError) -> None:
+        """Go on without a device that is gone for good."""
+        log_event(logger, "device_given_up", device=slot.device, why=str(error))
+        self._slots.remove(slot)
+        self._tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        self._show_readiness()
 
     async def _use_a_worker(self, slot: Slot) -> None:
         """Have one worker from its start to its end, which is always an error."""

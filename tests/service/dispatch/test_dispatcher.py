@@ -13,6 +13,7 @@ from service.dispatch.dispatcher import FAILING, LOADING, STOPPING, STUCK, Healt
 from service.dispatch.workers import WorkerLostError, WorkerStartError
 from service.errors import (
     BadImageError,
+    BadRequestError,
     QueueFullError,
     ScoringError,
     ScoringTimeoutError,
@@ -864,6 +865,48 @@ async def test_weights_that_cannot_be_loaded_end_it_with_their_one_line_and_no_r
         with pytest.raises(UnavailableError) as refused:
             submit(dispatcher, b"a")
         assert "safetensors" not in str(refused.value)
+
+
+@pytest.mark.parametrize("limits", [{"max_queue_images": 2}, {"max_queue_bytes": 2}])
+async def test_a_request_that_could_never_wait_is_told_so_instead_of_to_come_back(
+    limits: dict[str, int],
+) -> None:
+    async with running(Workshop(), **limits) as dispatcher:
+        with pytest.raises(BadRequestError, match="3 images of 3 bytes, more than the limits"):
+            submit(dispatcher, b"a", b"b", b"c")
+
+        (answer,) = submit(dispatcher, b"d")
+
+        assert await answer == b"D"
+
+
+async def test_a_device_that_is_gone_for_good_is_given_up_while_another_serves() -> None:
+    workshop = Workshop()
+    async with running(workshop, devices=("cuda:0", "cuda:1")) as dispatcher:
+        await until(lambda: dispatcher.health() == Health())
+        workshop.start_errors = [WorkerStartError("there is no device cuda:1 on this machine")]
+
+        workshop.workers[1].end()
+        await until(lambda: len(workshop.workers) == 3)
+        await until(lambda: workshop.workers[2].stopped)
+        (answer,) = submit(dispatcher, b"a")
+
+        assert await answer == b"A"
+        assert dispatcher.failure is None
+        assert dispatcher.health() == Health()
+
+
+async def test_the_last_device_that_is_gone_for_good_ends_it() -> None:
+    workshop = Workshop()
+    async with running(workshop, devices=("cuda:0", "cuda:1")) as dispatcher:
+        await until(lambda: dispatcher.health() == Health())
+        workshop.start_errors = [WorkerStartError("no driver")] * 2
+
+        for worker in workshop.workers[:2]:
+            worker.end()
+        await until(lambda: dispatcher.failure is not None)
+
+        assert dispatcher.failure == "no driver"
 
 
 async def test_three_starts_that_fail_in_a_row_end_it_but_two_do_not() -> None:
