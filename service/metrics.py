@@ -62,6 +62,8 @@ class Metrics:
         self.device_memory = self._gauge(
             "device_memory_bytes", "The most a device's worker has allocated", "device"
         )
+        self.workers = self._gauge("workers", "Workers there should be")
+        self.workers_ready = self._gauge("workers_ready", "Workers that take images")
         self.ready = self._gauge("ready", "1 while new clients are welcome")
         build = self._gauge("build_info", "Always 1; the label says what runs", "version")
         build.labels(version("solov2")).set(1)

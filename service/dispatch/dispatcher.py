@@ -42,8 +42,8 @@ MAX_FAILURES = 8  # in a row, of every worker: the process gives up
 MAX_LOST_WORKERS = 2  # by one image
 MAX_CONVICTED = 8  # images in a row that are believed to be at fault, and not the workers
 MAX_BACKOFF_S = 30.0
+MAX_DESERTED_S = 60.0  # without a ready worker, until new clients should go elsewhere
 LONG_LIFE_S = 300.0  # a worker that ends after it was ready this long is not one in a row
-START_TIMEOUT_S = 600.0
 
 _TICK_S = 0.5
 _GUESSED_PACE_S = 0.1  # of an image, until one is measured
@@ -122,6 +122,7 @@ class LocalDispatcher:
         self._admitted_images = 0
         self._admitted_bytes = 0
         self._convicted = 0  # images in a row that ended two workers
+        self._deserted_ticks = 0  # since there was a worker that is ready
         self._sizes = (1, 1)  # short and long side of the model's input
 
     async def start(self) -> None:
@@ -151,12 +152,13 @@ class LocalDispatcher:
         warming = None if all(map(_has_tried, self._slots)) else LOADING
         ended = STOPPING if self._stopped else BROKEN if self.failure else None
         failing = FAILING if self._all_failed(FAILURES_TO_REFUSE) else None
+        deserted = FAILING if self._deserted_ticks * _TICK_S > MAX_DESERTED_S else None
         draining = STOPPING if self._draining else None
         dead = self._dead()
         return Health(
             dead=dead,
             unhealthy=dead or loading,
-            unready=ended or draining or dead or failing or warming,
+            unready=ended or draining or dead or failing or warming or deserted,
             refusing=ended or loading or failing,
         )
 
@@ -260,8 +262,17 @@ class LocalDispatcher:
                 slot.send(job)
 
     def _next_match(self) -> tuple[Slot, Job] | None:
+        oldest = self._queue.first()
+        if oldest is None:
+            return None
         for slot in sorted(self._slots, key=Slot.load):
-            job = self._queue.first(slot.next_canvas())
+            growing = slot.first_waiting()
+            # A batch grows no more once the turn of another canvas has come: else its own kind
+            # could keep it growing, and the other one waiting, for ever.
+            if growing is None or oldest.place < growing.place:
+                job: Job | None = oldest
+            else:
+                job = self._queue.first(growing.canvas)
             if job is not None and slot.has_room_for(job, self._settings):
                 return slot, job
         return None
@@ -277,10 +288,9 @@ class LocalDispatcher:
             try:
                 await self._use_a_worker(slot)
             except WorkerStartError as error:
-                if self._others_serve(slot):
-                    self._give_up(slot, error)
-                    return
-                self._fail(str(error))
+                if not self._others_serve(slot):
+                    self._fail(str(error))
+                log_event(logger, "worker_cannot_start", device=slot.device, why=str(error))
             except WorkerLostError as error:
                 log_event(logger, "worker_lost", device=slot.device, why=str(error))
             except Exception:
@@ -289,14 +299,11 @@ class LocalDispatcher:
                 await self._back_off(slot)
 
     def _others_serve(self, slot: Slot) -> bool:
-        return any(other.worker is not None for other in self._slots if other is not slot)
-
-    def _give_up(self, slot: Slot, error: WorkerStartError) -> None:
-        """Go on without a device that is gone for good."""
-        log_event(logger, "device_given_up", device=slot.device, why=str(error))
-        self._slots.remove(slot)
-        self._tasks = [task for task in self._tasks if task is not asyncio.current_task()]
-        self._show_readiness()
+        return any(
+            other.ever_ready and other.failures < FAILURES_TO_REFUSE
+            for other in self._slots
+            if other is not slot
+        )
 
     async def _use_a_worker(self, slot: Slot) -> None:
         """Have one worker from its start to its end, which is always an error."""
@@ -314,12 +321,12 @@ class LocalDispatcher:
     async def _start(self, slot: Slot, worker: Worker) -> None:
         begun = _now()
         try:
-            async with asyncio.timeout(START_TIMEOUT_S):
+            async with asyncio.timeout(slot.start_timeout_s):
                 info = await worker.start()
         except TimeoutError as error:
             raise WorkerLostError("the worker did not start in time") from error
         self._sizes = (info.short_side, info.long_side)
-        slot.take_on(worker, info, _now())
+        slot.take_on(worker, info, _now(), start_s=_now() - begun)
         if self._settings.devices == ("auto",) and len(self._slots) == 1:
             self._slots += [Slot(device) for device in info.devices if device != info.device]
             for other in self._slots[1:]:
@@ -421,16 +428,19 @@ class LocalDispatcher:
         """
         while True:
             await asyncio.sleep(_TICK_S)
-            self._heartbeat = _now()
             try:
                 self._dispatch()
                 self._replace_hanging()
+                self._show_readiness()
+                self._heartbeat = _now()
             except Exception:
                 logger.exception("the dispatcher failed at a tick")
 
     def _replace_hanging(self) -> None:
-        patience = math.ceil(self._settings.worker_timeout_s / _TICK_S)
+        deserted = all(slot.worker is None for slot in self._slots)
+        self._deserted_ticks = self._deserted_ticks + 1 if deserted else 0
         for slot in self._slots:
+            patience = math.ceil(max(self._settings.worker_timeout_s, slot.slowness_s) / _TICK_S)
             if slot.jobs():  # else it owes nothing, but that its clients left is no sign of life
                 slot.silent_ticks += 1
             if slot.silent_ticks > patience and slot.worker is not None:
@@ -446,6 +456,8 @@ class LocalDispatcher:
         return STUCK if stale or ended or self._watcher.done() else None
 
     def _show_readiness(self) -> None:
+        self._metrics.workers.set(len(self._slots))
+        self._metrics.workers_ready.set(sum(slot.worker is not None for slot in self._slots))
         self._metrics.ready.set(self.health().unready is None)
 
 

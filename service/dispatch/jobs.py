@@ -23,6 +23,11 @@ class Job:
     expiry: asyncio.TimerHandle | None = None
 
     @property
+    def place(self) -> tuple[float, int]:
+        """In the line: who has the lowest is taken first."""
+        return self.turn, self.number
+
+    @property
     def pixels(self) -> int:
         """Of its canvas: what the network computes."""
         return self.canvas[0] * self.canvas[1]
@@ -52,7 +57,7 @@ class JobQueue:
         return sum(map(len, self._by_canvas.values()))
 
     def add(self, job: Job) -> None:
-        insort(self._by_canvas.setdefault(job.canvas, []), job, key=_turn)
+        insort(self._by_canvas.setdefault(job.canvas, []), job, key=_place)
 
     def discard(self, job: Job) -> bool:
         """Take a job out; false where it was not waiting."""
@@ -68,11 +73,11 @@ class JobQueue:
         """Whose turn it is, of all or of those of one canvas."""
         if canvas is not None:
             return next(iter(self._by_canvas.get(canvas, ())), None)
-        return min((jobs[0] for jobs in self._by_canvas.values()), key=_turn, default=None)
+        return min((jobs[0] for jobs in self._by_canvas.values()), key=_place, default=None)
 
     def all(self) -> list[Job]:
         return [job for jobs in self._by_canvas.values() for job in jobs]
 
 
-def _turn(job: Job) -> tuple[float, int]:
-    return job.turn, job.number
+def _place(job: Job) -> tuple[float, int]:
+    return job.place

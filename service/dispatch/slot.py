@@ -3,13 +3,16 @@
 import logging
 from collections.abc import Iterable
 
-from service.dispatch.canvas import Canvas
 from service.dispatch.jobs import Job
 from service.dispatch.workers import Worker
 from service.protocol import Frame, Kind, WorkerInfo
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+
+START_TIMEOUT_S = 600.0  # for a device's first worker
+MIN_RESTART_TIMEOUT_S = 60.0
 
 
 class Slot:
@@ -23,12 +26,16 @@ class Slot:
         self.exit_code: int | None = None  # of the last worker that ended
         self.failures = 0  # workers in a row that ended and answered nothing since the last
         self.silent_ticks = 0  # spent busy since the worker's last sign
+        self.start_timeout_s = START_TIMEOUT_S
+        self.slowness_s = 0.0  # what a batch may take, going by how long the warm-up took
         self._max_batch_size = 1
         self._waiting: dict[int, Job] = {}
         self._running: dict[int, Job] = {}
 
-    def take_on(self, worker: Worker, info: WorkerInfo, now: float) -> None:
+    def take_on(self, worker: Worker, info: WorkerInfo, now: float, *, start_s: float) -> None:
         self.worker = worker
+        self.start_timeout_s = max(MIN_RESTART_TIMEOUT_S, 5 * start_s)
+        self.slowness_s = 3 * info.start_s.get("warm_up", 0.0)
         self.ready_since = now
         self.device = info.device
         self.ever_ready = True
@@ -41,9 +48,9 @@ class Slot:
         """Pixels the network has to compute before it is free."""
         return sum(job.pixels for job in self.jobs())
 
-    def next_canvas(self) -> Canvas | None:
-        """The canvas of the batch that is growing; None where there is none."""
-        return next((job.canvas for job in self._waiting.values()), None)
+    def first_waiting(self) -> Job | None:
+        """The first of the batch that is growing; None where there is none."""
+        return next(iter(self._waiting.values()), None)
 
     def has_room_for(self, job: Job, settings: Settings) -> bool:
         """Whether the job may join the next batch.
@@ -51,10 +58,13 @@ class Slot:
         One that a worker ended on goes alone, so that no other is suspected next time. What the
         images of a batch take when decoded is bounded by the largest image that is allowed.
         """
-        if self.worker is None or any(other.lost_workers for other in self.jobs()):
+        if self.worker is None or self.worker.unread_bytes() > settings.max_image_bytes:
             return False
-        if job.lost_workers:
+        if job.lost_workers or any(other.lost_workers for other in self.jobs()):
             return not self.jobs()
+        growing = self.first_waiting()
+        if growing is not None and growing.canvas != job.canvas:
+            return False
         size = len(self._waiting) + 1
         decoded = job.source_pixels + sum(other.source_pixels for other in self._waiting.values())
         return size == 1 or (

@@ -2,12 +2,17 @@
 
 import asyncio
 import contextlib
+import logging
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 from typing import Protocol
 
 from service.protocol import HEADER, Frame, Kind, WorkerInfo, WorkerStart
+
+logger = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 5.0
 
 # -P: a folder called "model" where the user happens to stand must not be taken for ours.
 WORKER_COMMAND = (sys.executable, "-P", "-m", "service.worker")
@@ -27,6 +32,7 @@ class Worker(Protocol):
     async def start(self) -> WorkerInfo: ...
     def send(self, frame: Frame) -> None: ...
     async def receive(self) -> Frame: ...
+    def unread_bytes(self) -> int: ...
     def kill(self) -> None: ...
     async def stop(self) -> int | None: ...
 
@@ -85,6 +91,12 @@ class WorkerProcess:
         except (OSError, EOFError, ValueError) as error:
             raise WorkerLostError("the worker closed its pipe, or wrote no frame") from error
 
+    def unread_bytes(self) -> int:
+        """Sent, but not yet taken by the worker: one that hangs must not be fed for ever."""
+        stdin = self._running().stdin
+        assert stdin is not None
+        return stdin.transport.get_write_buffer_size()
+
     def kill(self) -> None:
         """End the process, whatever it is doing; harmless when it has ended or never started."""
         if self._process is not None:
@@ -92,9 +104,16 @@ class WorkerProcess:
                 self._process.kill()
 
     async def stop(self) -> int | None:
-        """End the process and wait until it has; its exit code."""
+        """End the process and wait until it has; its exit code.
+
+        A process that a device holds in the kernel cannot be ended: it is left behind, with None.
+        """
         self.kill()
-        return await self._process.wait() if self._process else None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                return await self._process.wait() if self._process else None
+        logger.error("a worker does not end")
+        return None
 
     def _running(self) -> Process:
         if self._process is None:

@@ -17,6 +17,7 @@ class SilentWorker:
         self.sent: list[Frame] = []
         self.killed = False
         self.error: Exception | None = None
+        self.unread = 0
 
     async def start(self) -> WorkerInfo:
         raise NotImplementedError
@@ -28,6 +29,9 @@ class SilentWorker:
 
     async def receive(self) -> Frame:
         raise NotImplementedError
+
+    def unread_bytes(self) -> int:
+        return self.unread
 
     def kill(self) -> None:
         self.killed = True
@@ -44,7 +48,8 @@ def job(number: int, canvas: Canvas = CANVAS, side: int = 10, lost_workers: int 
 
 def slot_of(worker: SilentWorker, max_batch_size: int = 4) -> Slot:
     slot = Slot("auto")
-    slot.take_on(worker, WorkerInfo("cuda:0", ["cuda:0"], max_batch_size, 800, 1333), 0.0)
+    info = WorkerInfo("cuda:0", ["cuda:0"], max_batch_size, 800, 1333, {"warm_up": 4.0})
+    slot.take_on(worker, info, 0.0, start_s=20.0)
     return slot
 
 
@@ -89,12 +94,35 @@ async def test_the_next_batch_grows_while_the_device_is_busy() -> None:
     slot.send(first)
 
     assert slot.start([1]) == [first]
-    assert slot.next_canvas() is None
+    assert slot.first_waiting() is None
     assert slot.has_room_for(second, Settings())
     slot.send(second)
 
-    assert slot.next_canvas() == (32, 32)
+    assert slot.first_waiting() is second
     assert slot.load() == 100 * 100 + 32 * 32
+
+
+async def test_a_batch_is_of_one_canvas() -> None:
+    slot = slot_of(SilentWorker())
+    slot.send(job(1))
+
+    assert not slot.has_room_for(job(2, canvas=(32, 32)), Settings())
+
+
+async def test_a_worker_that_does_not_take_what_it_is_sent_is_sent_no_more() -> None:
+    worker = SilentWorker()
+    slot = slot_of(worker)
+    worker.unread = 1000
+
+    assert slot.has_room_for(job(1), Settings(max_image_bytes=1000))
+    assert not slot.has_room_for(job(1), Settings(max_image_bytes=999))
+
+
+async def test_what_a_start_and_a_batch_may_take_goes_by_what_they_took() -> None:
+    slot = slot_of(SilentWorker())
+
+    assert slot.start_timeout_s == 100
+    assert slot.slowness_s == 12
 
 
 async def test_an_image_that_lost_a_worker_goes_alone() -> None:
