@@ -84,12 +84,12 @@ class QueueFullError(ServiceError):
 
 
 class TooManyBytesError(QueueFullError):
-    """All requests that are being received hold as many bytes as they may."""
+    """All requests together hold as many bytes as they may."""
 
     reason = "bytes_full"
 
-    def __init__(self) -> None:
-        super().__init__("too many bytes of requests are being received; retry shortly")
+    def __init__(self, retry_after_s: int = 1) -> None:
+        super().__init__("too many bytes of requests are held; retry shortly", retry_after_s)
 
 
 class HeaderTooLargeError(ServiceError):

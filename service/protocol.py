@@ -75,7 +75,7 @@ class WorkerInfo(_JsonPayload):
 class BatchReport(_JsonPayload):
     """What became of images that went to the device together."""
 
-    size: int  # images
+    sizes: list[int]  # images on the device at once; fewer than all where memory is short
     padding_ratio: float  # share of the canvases that is no image
     stage_s: dict[str, list[float]]  # by stage: one duration a batch, or one an image
     objects: list[int]  # found in each image

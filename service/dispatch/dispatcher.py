@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 MAX_FAILED_STARTS = 3  # in a row, of every worker, before the first is ever ready
 FAILURES_TO_REFUSE = 3  # in a row, of every worker: images are refused from then on
 MAX_FAILURES = 8  # in a row, of every worker: the process gives up
+MAX_RETRY_AFTER_S = 60
 MAX_LOST_WORKERS = 2  # by one image
 MAX_CONVICTED = 8  # images in a row that are believed to be at fault, and not the workers
 MAX_BACKOFF_S = 30.0
@@ -74,6 +75,9 @@ class Dispatcher(Protocol):
 
     async def stop(self) -> None:
         """Refuse what waits and leave no process and no task behind."""
+
+    def retry_after_s(self) -> int:
+        """Until those that wait are done, going by the pace of the last; one second at least."""
 
     def health(self) -> Health:
         """At once, whatever the workers do."""
@@ -115,6 +119,7 @@ class LocalDispatcher:
         self._watcher: asyncio.Task[None] | None = None
         self._heartbeat = 0.0
         self._draining = False
+        self._closed = False
         self._stopped = False
         self._queue = JobQueue()
         self._pace = Pace()
@@ -135,8 +140,7 @@ class LocalDispatcher:
         tasks = [*self._tasks, *([self._watcher] if self._watcher else [])]
         if not self._stopped:  # to cancel twice would interrupt the end of the workers
             self._stopped = True
-            self._show_readiness()
-            self._refuse_all(STOPPING)
+            self.close()
             for task in tasks:
                 task.cancel()
         if tasks:
@@ -147,10 +151,20 @@ class LocalDispatcher:
         self._draining = True
         self._show_readiness()
 
+    def close(self) -> None:
+        """Take no images any more, and refuse those that are not done."""
+        self._closed = True
+        self._show_readiness()
+        self._refuse_all(STOPPING)
+
+    def retry_after_s(self) -> int:
+        pace = self._pace.seconds_per_image() or 0
+        return min(max(1, math.ceil(self._admitted_images * pace)), MAX_RETRY_AFTER_S)
+
     def health(self) -> Health:
         loading = None if self._ever_ready() else LOADING
         warming = None if all(map(_has_tried, self._slots)) else LOADING
-        ended = STOPPING if self._stopped else BROKEN if self.failure else None
+        ended = STOPPING if self._closed or self._stopped else BROKEN if self.failure else None
         failing = FAILING if self._all_failed(FAILURES_TO_REFUSE) else None
         deserted = FAILING if self._deserted_ticks * _TICK_S > MAX_DESERTED_S else None
         draining = STOPPING if self._draining else None
@@ -189,9 +203,7 @@ class LocalDispatcher:
         count = self._admitted_images + len(images)
         size = self._admitted_bytes + own_size
         if count > limits.max_queue_images or size > limits.max_queue_bytes:
-            pace = self._pace.seconds_per_image() or 0
-            retry_after_s = min(max(1, math.ceil(self._admitted_images * pace)), 60)
-            raise QueueFullError("too many images are waiting; retry shortly", retry_after_s)
+            raise QueueFullError("too many images are waiting; retry shortly", self.retry_after_s())
 
     def _job(self, image: EncodedImage, place: int) -> Job:
         """One image of a request.
@@ -356,7 +368,8 @@ class LocalDispatcher:
 
     def _note_report(self, slot: Slot, report: BatchReport) -> None:
         metrics = self._metrics
-        metrics.batch_size.observe(report.size)
+        for size in report.sizes:
+            metrics.batch_size.observe(size)
         metrics.batch_padding.observe(report.padding_ratio)
         metrics.out_of_memory.inc(report.out_of_memory)
         metrics.batch_retries.inc(report.retries)

@@ -55,7 +55,7 @@ def create_app(
     app.state.dispatcher = dispatcher or LocalDispatcher(settings, app.state.metrics)
     app.state.fetcher = Fetcher(settings)
     app.state.scorer = Scorer(settings, app.state.dispatcher, app.state.fetcher)
-    app.state.budget = ByteBudget(settings.max_inflight_bytes)
+    app.state.budget = ByteBudget(settings.max_inflight_bytes, app.state.dispatcher.retry_after_s)
     app.include_router(router)
     app.add_exception_handler(HTTPException, _on_router_error)
     app.add_middleware(RequestMiddleware, settings=settings, metrics=app.state.metrics)

@@ -1,6 +1,6 @@
 """How many bytes of requests this process holds at once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from service.errors import TooManyBytesError
@@ -9,8 +9,9 @@ from service.errors import TooManyBytesError
 class ByteBudget:
     """Shared by all requests: many of a legal size must not fill the memory together."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, retry_after_s: Callable[[], int] = lambda: 1) -> None:
         self._free = limit
+        self._retry_after_s = retry_after_s
 
     @contextmanager
     def account(self) -> Iterator["Account"]:
@@ -23,7 +24,7 @@ class ByteBudget:
 
     def _take(self, size: int) -> None:
         if size > self._free:
-            raise TooManyBytesError
+            raise TooManyBytesError(self._retry_after_s())
         self._free -= size
 
 
@@ -42,3 +43,8 @@ class Account:
         """
         self._budget._take(size)
         self.held += size
+
+    def keep(self, size: int) -> None:
+        """Hold only that many from now on."""
+        self._budget._take(size - self.held)
+        self.held = size

@@ -7,15 +7,18 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 _MAX_HEADER_BYTES = 64 * 1024  # request line included
 _HEADER_TIMEOUT_S = 10  # from the first byte, or the opening of the connection
+_STALL_TIMEOUT_S = 20  # in which a client reads nothing of its answer
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
     """Ends a connection whose request line and headers are endless, in bytes or in time.
 
-    uvicorn bounds neither, and no application sees a request before its headers are complete.
+    uvicorn bounds neither, and no application sees a request before its headers are complete. Nor
+    does it bound how long an answer may lie here unread.
     """
 
     _clock: asyncio.TimerHandle  # hangs up; runs while headers are expected
+    _stall: asyncio.TimerHandle | None = None  # hangs up; runs while an answer is not read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -23,6 +26,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._clock.cancel()
+        self._stop_watching()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -42,6 +46,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._in_headers = False
         super().on_headers_complete()
 
+    def pause_writing(self) -> None:
+        """The client reads more slowly than we write, or not at all."""
+        super().pause_writing()
+        self._watch_progress()
+
+    def resume_writing(self) -> None:
+        self._stop_watching()
+        super().resume_writing()
+
     def send_400_response(self, msg: str) -> None:
         self._end(400, msg)
 
@@ -49,6 +62,20 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._in_headers = True
         self._header_bytes = 0
         self._clock = self.loop.call_later(_HEADER_TIMEOUT_S, self.transport.close)
+
+    def _watch_progress(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        self._stall = self.loop.call_later(_STALL_TIMEOUT_S, self._require_progress, unread)
+
+    def _stop_watching(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+
+    def _require_progress(self, unread_before: int) -> None:
+        if self.transport.get_write_buffer_size() < unread_before:
+            self._watch_progress()
+        else:
+            self.transport.abort()
 
     def _end(self, status: int, message: str) -> None:
         """Answer and close; whoever sends such requests reads it, or not."""

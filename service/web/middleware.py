@@ -40,6 +40,7 @@ _REJECTIONS = {
     for error in (QueueFullError, TooManyBytesError, UnavailableError, ScoringTimeoutError)
 }
 _MAX_ID_CHARS = 100
+_MAX_UNKNOWN_PATH = 40  # characters; somebody may have put an image there
 #: Called every few seconds by probes and scrapers: neither logged nor counted.
 PROBES = {"/", "/livez", "/readyz", "/metrics"}
 
@@ -160,7 +161,7 @@ def _log(scope: Scope, record: RequestRecord) -> None:
         "request",
         request_id=record.request_id,
         method=scope["method"],
-        path=scope["path"],
+        path=scope["path"] if "endpoint" in scope else scope["path"][:_MAX_UNKNOWN_PATH],
         status=record.status,
         reason=record.reason,
         images=record.images,

@@ -27,16 +27,17 @@ class Scorer:
     dispatcher: Dispatcher
     fetcher: Fetcher
 
-    async def score(
-        self, texts: Sequence[str], account: Account, record: RequestRecord
-    ) -> list[bytes]:
+    async def score(self, texts: list[str], account: Account, record: RequestRecord) -> list[bytes]:
         """One fragment an image, in their order.
 
         All are read and checked before the first is scored. The first that fails cancels the rest.
+        ``texts`` is emptied: the images are held from then on, not their base64.
         """
         with record.stage("images"):
             reading = [self._read(row, text, account) for row, text in enumerate(texts)]
             images = await _all_of([asyncio.create_task(part) for part in reading])
+            texts.clear()
+            account.keep(sum(len(image.data) for image in images))
         with record.stage("score"):
             answers = self.dispatcher.submit(images)
             try:

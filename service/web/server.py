@@ -1,5 +1,6 @@
 """From settings to a listening process, and its end."""
 
+import asyncio
 import contextlib
 import signal
 import socket
@@ -60,6 +61,8 @@ class _Server(uvicorn.Server):
     """Told to end by SIGTERM, it goes on for a moment: load balancers notice with a delay."""
 
     def __init__(self, settings: Settings, dispatcher: LocalDispatcher, metrics: Metrics) -> None:
+        drain_delay_s = min(settings.drain_delay_s, max(0, settings.grace_s - 2 * _LAST_STEPS_S))
+        self._finish_s = max(1, int(settings.grace_s - drain_delay_s) - _LAST_STEPS_S)
         config = uvicorn.Config(
             create_app(settings, dispatcher, metrics),
             http=BoundedHttpProtocol,
@@ -67,13 +70,11 @@ class _Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=max(
-                1, int(settings.grace_s - settings.drain_delay_s) - _LAST_STEPS_S
-            ),
+            timeout_graceful_shutdown=self._finish_s,
         )
         super().__init__(config)
         self._dispatcher = dispatcher
-        self._drain_delay_s = settings.drain_delay_s
+        self._drain_delay_s = drain_delay_s
         self._drained_at: float | None = None  # on the monotonic clock
 
     async def on_tick(self, counter: int) -> bool:
@@ -89,6 +90,11 @@ class _Server(uvicorn.Server):
             self._dispatcher.drain()
         else:
             super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer those that wait shortly before uvicorn would cut them off without a word."""
+        asyncio.get_running_loop().call_later(self._finish_s - 0.7, self._dispatcher.close)
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -32,6 +32,7 @@ class Outcome:
     """What became of a batch, image by image; None stands for an image that failed."""
 
     instances: list[Instances | None] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)  # of the parts that were run together
     out_of_memory: int = 0
     retries: int = 0
 
@@ -71,6 +72,7 @@ class Isolation:
     def _run(self, images: list[ImageBatch], outcome: Outcome) -> None:
         try:
             outcome.instances += self._infer(_join(images))
+            outcome.sizes.append(len(images))
         except Exception as error:
             exhausted = _is_out_of_memory(error)
             logger.warning("a batch of %d failed", len(images), exc_info=error)

@@ -208,7 +208,7 @@ class Pipeline:
     def _report(self, batch: _Batch) -> BatchReport:
         found = [len(instances) for instances in batch.outcome.instances if instances is not None]
         return BatchReport(
-            size=len(batch.images),
+            sizes=batch.outcome.sizes,
             padding_ratio=batch.padding_ratio,
             stage_s={"decode": [image.decode_s for image in batch.images], **batch.stage_s},
             objects=found,

@@ -111,6 +111,9 @@ class StagesDispatcher:
 
     async def stop(self) -> None: ...
 
+    def retry_after_s(self) -> int:
+        return 7
+
     def health(self) -> Health:
         return Health()
 
@@ -140,6 +143,9 @@ class FakeDispatcher:
 
     async def stop(self) -> None:
         self.events.append("stopped")
+
+    def retry_after_s(self) -> int:
+        return 7
 
     def health(self) -> Health:
         return self.reasons

@@ -50,7 +50,7 @@ def test_job_numbers_arrive_in_order(jobs: list[int]) -> None:
     [
         WorkerStart('{"port": 5001}', "auto", 2),
         WorkerInfo("cuda:1", ["cuda:0", "cuda:1"], 8, 800, 1333, {"load": 1.5}),
-        BatchReport(2, 0.25, {"decode": [0.1, 0.2], "infer": [0.3]}, [4, 0], 1, 2, 2**40),
+        BatchReport([2], 0.25, {"decode": [0.1, 0.2], "infer": [0.3]}, [4, 0], 1, 2, 2**40),
     ],
 )
 def test_a_message_arrives_as_it_was_sent(message: WorkerStart | WorkerInfo | BatchReport) -> None:

@@ -579,7 +579,7 @@ async def test_what_happens_to_images_is_measured() -> None:
         await turns()
         assert workshop.counted("queue_depth", bucket="800x1088") == 0
         (worker,) = workshop.workers
-        report = BatchReport(1, 0.1, {"infer": [0.2], "decode": [0.1]}, [7], 1, 2, 1000)
+        report = BatchReport([1], 0.1, {"infer": [0.2], "decode": [0.1]}, [7], 1, 2, 1000)
 
         worker.begin(b"a")
         worker.answer(b"a")

@@ -27,3 +27,23 @@ def test_what_a_request_held_is_free_once_it_has_ended_or_failed() -> None:
         account.add(10)
 
         assert account.held == 10
+
+
+def test_what_is_no_longer_kept_is_free_for_others() -> None:
+    budget = ByteBudget(10)
+
+    with budget.account() as first, budget.account() as second:
+        first.add(8)
+        first.keep(6)
+        second.add(4)
+
+        assert first.held == 6
+    with budget.account() as account:
+        account.add(10)
+
+
+def test_who_is_refused_is_told_when_to_come_back() -> None:
+    with ByteBudget(10, lambda: 33).account() as account, pytest.raises(TooManyBytesError) as error:
+        account.add(11)
+
+    assert error.value.retry_after_s == 33

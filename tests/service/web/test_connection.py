@@ -1,5 +1,7 @@
+import contextlib
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -86,3 +88,50 @@ def test_a_second_request_on_a_connection_has_its_own_bounds(
             connection.sendall(request)
 
             assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+QUERY = b"input_data=%7B%22columns%22:[%22image%22],%22data%22:[%22@%22]%7D"
+ASK = b"GET /score?" + QUERY + b" HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+@pytest.fixture
+def large_answers(dispatcher, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Every image is answered with that many bytes."""
+    size = 30_000_000
+
+    async def scores(*_: object) -> list[bytes]:
+        return [b"0" * size]
+
+    monkeypatch.setattr("service.web.scoring.Scorer.score", scores)
+    return size
+
+
+def test_a_client_that_does_not_read_its_answer_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch, connect: Callable[[], socket.socket], large_answers: int
+) -> None:
+    monkeypatch.setattr("service.web.connection._STALL_TIMEOUT_S", 0.2)
+    with connect() as connection:
+        connection.sendall(ASK)
+        time.sleep(1)
+
+        received = 0
+        with contextlib.suppress(ConnectionResetError):
+            while piece := connection.recv(1 << 20):
+                received += len(piece)
+
+    assert received < large_answers
+
+
+def test_a_client_that_reads_slowly_gets_all_of_its_answer(
+    monkeypatch: pytest.MonkeyPatch, connect: Callable[[], socket.socket], large_answers: int
+) -> None:
+    monkeypatch.setattr("service.web.connection._STALL_TIMEOUT_S", 0.2)
+    with connect() as connection:
+        connection.sendall(ASK)
+
+        received = 0
+        while received < large_answers:
+            received += len(connection.recv(1 << 20))
+            time.sleep(0.02)
+
+    assert received > large_answers

@@ -208,3 +208,14 @@ async def test_what_is_not_http_passes_untouched() -> None:
     await RequestMiddleware(app, Settings(), Metrics())({"type": "lifespan"}, nothing, nowhere)
 
     assert seen == [{"type": "lifespan"}]
+
+
+async def test_a_path_that_does_not_exist_is_not_logged_in_full(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    await ask(answers, "/score/" + "A" * 1000)
+
+    (line,) = logged(caplog)
+    assert line["path"] == "/score/" + "A" * 33

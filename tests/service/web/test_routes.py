@@ -300,6 +300,9 @@ class EndlessDispatcher:
 
     async def stop(self) -> None: ...
 
+    def retry_after_s(self) -> int:
+        return 1
+
     def health(self) -> Health:
         return Health()
 

@@ -92,6 +92,22 @@ async def test_images_are_scored_together_and_answers_keep_the_order_of_the_rows
     assert await scoring == files
 
 
+async def test_while_images_wait_they_alone_are_held_and_not_their_base64(
+    files: list[bytes],
+) -> None:
+    dispatcher = GatedDispatcher()
+    texts = [base64.b64encode(file).decode() for file in files]
+    with ByteBudget(1000).account() as account:
+        account.add(sum(map(len, texts)))
+        scorer = Scorer(Settings(), dispatcher, NoFetcher())
+        scoring = asyncio.create_task(scorer.score(texts, account, RequestRecord()))
+        await settled()
+
+        assert texts == []
+        assert account.held == sum(map(len, files))
+        scoring.cancel()
+
+
 async def test_a_bad_image_names_its_row_and_takes_the_others_out_of_the_queue(
     files: list[bytes],
 ) -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,26 @@ def test_it_lives_before_it_is_ready_and_sigterm_ends_it_with_nothing_left(
         assert server.errors.read_bytes() == b""
         lines = [json.loads(line) for line in server.log.read_text().splitlines()]
         assert "worker_ready" in [line["event"] for line in lines]
+
+
+def test_what_is_not_done_when_the_grace_ends_is_told_so(
+    tmp_path: Path, tiny_weights: Path, astronaut: str
+) -> None:
+    with serving(tmp_path, tiny_weights, SOLOV2_GRACE_S="5") as server:
+        until(lambda: server.ask("/readyz") == 200)
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as client:
+            waiting = client.submit(server.score, astronaut)
+            until(lambda: server.metric("solov2_inflight") == 1)
+
+            server.process.terminate()
+            response = waiting.result()
+
+        assert response.status_code == 503
+        assert response.json() == {"message": "the service is shutting down"}
+        assert int(response.headers["retry-after"]) >= 1
+        assert server.process.wait(6) == 0
 
 
 def test_sigterm_while_the_model_loads_ends_it_at_once(tmp_path: Path, tiny_weights: Path) -> None:

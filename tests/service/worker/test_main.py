@@ -122,7 +122,7 @@ def answers(process: Process, size: int) -> dict[int, Frame]:
             case Frame(Kind.STARTED, _, payload):
                 on_the_device += len(unpack_jobs(payload))
             case Frame(Kind.REPORT, _, payload):
-                on_the_device -= BatchReport.from_json(payload).size
+                on_the_device -= sum(BatchReport.from_json(payload).sizes)
             case Frame() as frame:
                 found[frame.job] = frame
             case None:

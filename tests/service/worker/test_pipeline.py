@@ -492,7 +492,7 @@ def test_a_batch_is_reported_when_all_of_it_is_answered(make: Make, steps: Steps
         "encode": 2,
     }
     assert all(time > 0 for times in report.stage_s.values() for time in times)
-    assert (report.size, report.objects, report.padding_ratio) == (2, [0, 0], 0.75)
+    assert (report.sizes, report.objects, report.padding_ratio) == ([2], [0, 0], 0.75)
     assert (report.out_of_memory, report.retries, report.device_memory_bytes) == (0, 0, 77)
 
 
@@ -505,7 +505,7 @@ def test_an_image_that_fails_on_the_device_fails_alone(make: Make, steps: Steps)
 
     assert worker.answers(2) == {1: Frame(Kind.FAILED, 1), 2: Frame(Kind.RESULT, 2, b"fragment 2")}
     (report,) = worker.reports(1)
-    assert (report.size, report.objects, report.retries) == (2, [0], 2)
+    assert (report.sizes, report.objects, report.retries) == ([1], [0], 2)
 
 
 def test_a_shortage_of_memory_on_the_device_is_reported(make: Make, steps: Steps) -> None:
@@ -531,7 +531,7 @@ def test_an_image_that_cannot_be_encoded_fails_alone(
 
     assert worker.kinds(3) == {1: Kind.RESULT, 2: Kind.FAILED, 3: Kind.RESULT}
     assert worker.answers(3)[2].payload == b""
-    assert worker.reports(1)[0].size == 3
+    assert worker.reports(1)[0].sizes == [3]
     assert type(error).__name__ in caplog.text
 
 
