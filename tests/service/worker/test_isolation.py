@@ -126,6 +126,8 @@ def test_a_size_that_fits_is_found_by_halves_and_remembered(
     assert seen(first) == seen(second) == [*range(size)]
     assert first.out_of_memory > 0
     assert second.out_of_memory == 0
+    assert sum(second.sizes) == size
+    assert max(second.sizes) == safe
     device.sizes()
     isolation.run(images(size))
     assert max(device.sizes()) == safe
