@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
 
 
 def read_photos(folder: Path) -> list[bytes]:
@@ -16,7 +16,7 @@ def read_photos(folder: Path) -> list[bytes]:
         ValueError: There is none, or one cannot be read.
     """
     try:
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
         photos = [path.read_bytes() for path in files]
     except OSError as error:
         raise ValueError(f"cannot read {error.filename} ({error.strerror})") from error

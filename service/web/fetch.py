@@ -34,7 +34,7 @@ Hold = Callable[[int], None]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_MAX_DOWNLOADS = 32  # at a time; others wait, within their own deadlines
+MAX_DOWNLOADS = 32  # at a time; others wait, within their own deadlines
 _MAX_REDIRECTS = 3
 _MAX_URL_CHARS = 2048
 
@@ -125,7 +125,7 @@ class Fetcher:
         self._resolve = resolve
         self._network = network or httpcore.AnyIOBackend()
         self._tls = _certificates()
-        self._slots = asyncio.Semaphore(_MAX_DOWNLOADS)
+        self._slots = asyncio.Semaphore(MAX_DOWNLOADS)
         self._open: set[_GuardedNetwork] = set()
 
     async def aclose(self) -> None:

@@ -23,8 +23,8 @@ _MAX_SCANNED_PIXELS = 640_000_000
 # Characters of a string that takes long enough to decode to disturb a health probe.
 _LARGE = 1 << 20
 
-_DATA_URI = re.compile(r"\s*data:[^,]{0,100};base64,", re.IGNORECASE)
-_URL = re.compile(r"\s*https?://", re.IGNORECASE)
+DATA_URI = re.compile(r"\s*data:[^,]{0,100};base64,", re.IGNORECASE)
+URL = re.compile(r"\s*https?://", re.IGNORECASE)
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
@@ -43,35 +43,41 @@ async def read_image(
     Raises:
         BadImageError: It is no image, cannot be had, or is larger than the limits.
     """
-    if _URL.match(text):
+    if URL.match(text):
         data = await fetcher.fetch(text.strip(), hold=account.add)
-        return _checked(data, settings)
+        return check_image(data, settings)
     if len(text) > _LARGE:
         return await asyncio.to_thread(_from_base64, text, settings)
     return _from_base64(text, settings)
 
 
 def _from_base64(text: str, settings: Settings) -> EncodedImage:
-    return _checked(decode_base64(text, settings.max_image_bytes), settings)
+    return check_image(decode_base64(text, settings.max_image_bytes), settings)
 
 
-def _checked(data: bytes, settings: Settings) -> EncodedImage:
+def check_image(data: bytes, settings: Settings) -> EncodedImage:
+    """The content of an image file, if a decoder may see it."""
+    check_size(len(data), settings.max_image_bytes)
     width, height = check_header(data, settings)
     return EncodedImage(data, width, height)
 
 
+def check_size(size: int, max_bytes: int) -> None:
+    if not size:
+        raise BadImageError("the image is empty")
+    if size > max_bytes:
+        raise BadImageError(f"the image has {size} bytes, more than the limit of {max_bytes}")
+
+
 def decode_base64(text: str, max_bytes: int) -> bytes:
     """Decode strictly: nothing is skipped but white space."""
-    prefix = _DATA_URI.match(text)
+    prefix = DATA_URI.match(text)
     digits = text[prefix.end() :] if prefix else text
     try:
         data = pybase64.b64decode(digits, validate=True)
     except ValueError:
         data = _decode_unusual_base64(digits)
-    if not data:
-        raise BadImageError("the image is empty")
-    if len(data) > max_bytes:
-        raise BadImageError(f"the image has {len(data)} bytes, more than the limit of {max_bytes}")
+    check_size(len(data), max_bytes)
     return data
 
 

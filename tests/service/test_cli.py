@@ -91,7 +91,7 @@ def test_predict_with_a_server_that_is_not_there_is_one_line(photo: Path, tmp_pa
     assert output.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["predict", "evaluate", "serve"])
+@pytest.mark.parametrize("command", ["predict", "evaluate", "serve", "batch"])
 def test_missing_weights_end_every_command_with_one_line(
     command: str, photo: Path, annotations: Path, tmp_path: Path
 ) -> None:
@@ -99,12 +99,41 @@ def test_missing_weights_end_every_command_with_one_line(
         "predict": (photo, "--out", tmp_path),
         "evaluate": ("--images", tmp_path, "--annotations", annotations),
         "serve": ("--port", 0),
+        "batch": (tmp_path, "--out", tmp_path / "out.jsonl"),
     }[command]
 
     code, output = run(command, *arguments, "--weights", tmp_path / "none.safetensors")
 
     assert code == 1
     assert "none.safetensors: no such weights file" in output
+    assert output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "out", "reason"),
+    [
+        ("none", "out.jsonl", "none: no such file or folder, and no file matches it"),
+        ("none/*.jpg", "out.jsonl", "none/*.jpg: no such file or folder, and no file matches it"),
+        ("table.csv", "out.jsonl", "table.csv: no column 'image' among id, photo; --column names "),
+        (".", "none/out.jsonl", "cannot write none/out.jsonl (No such file or directory)"),
+        (".", "table.csv", "table.csv: line 1 is no result; name another file, or --overwrite"),
+    ],
+)
+def test_a_batch_that_cannot_begin_says_why_in_one_line(
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: str,
+    out: str,
+    reason: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("table.csv").write_text("id,photo\n1,a.jpg\n")
+
+    code, output = run("batch", given, "--out", out, "--weights", weights)
+
+    assert code == 1
+    assert output.startswith(f"solov2: {reason}")
     assert output.count("\n") == 1
 
 
@@ -250,7 +279,8 @@ def test_pictures_are_turned_for_training_and_evaluation_on_demand_only(
 
 
 def test_the_serving_commands_start_without_torch() -> None:
-    code = "import sys, service.cli, service.web.server; print('torch' in sys.modules)"
+    modules = "sys, service.cli, service.web.server, service.batch.scoring"
+    code = f"import {modules}; print('torch' in sys.modules)"
 
     output = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True

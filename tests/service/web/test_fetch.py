@@ -227,7 +227,7 @@ async def test_two_downloads_share_neither_connection_nor_cookies() -> None:
 async def test_downloads_overlap_up_to_a_number(
     cap: int, overlap: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "_MAX_DOWNLOADS", cap)
+    monkeypatch.setattr(fetch, "MAX_DOWNLOADS", cap)
     both = asyncio.Barrier(2)
     overlapped = []
 
@@ -246,7 +246,7 @@ async def test_downloads_overlap_up_to_a_number(
 
 
 async def test_waiting_for_other_downloads_counts_as_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "_MAX_DOWNLOADS", 0)
+    monkeypatch.setattr(fetch, "MAX_DOWNLOADS", 0)
 
     with pytest.raises(FetchError):
         await get(here(url_timeout_s=0.05), "http://photos.example/")

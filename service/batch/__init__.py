@@ -1,0 +1,1 @@
+"""Files -> predictions, many at a time and without HTTP."""
