@@ -1,0 +1,5 @@
+"""The ``solov2`` command."""
+
+from service.cli.main import app
+
+__all__ = ["app"]

@@ -1,0 +1,163 @@
+"""Measuring a model, or a running server."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import MofNCompleteColumn
+from rich.table import Table
+
+from service.cli.options import DeviceOption, PrecisionOption, WeightsOption, load_settings
+from service.cli.terminal import console, fail, progress_bar
+
+if TYPE_CHECKING:
+    from service.benchmark import Benchmark, Load, Plan, Point, Report
+
+app = typer.Typer(help="Measure a model, or a running server.", no_args_is_help=True)
+
+
+@app.command("model")
+def benchmark_model(
+    photo: Annotated[Path, typer.Argument(help="Photo to take from pixels to polygons.")],
+    weights: WeightsOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    repeats: Annotated[int, typer.Option(help="Runs to take the median of.", min=1)] = 20,
+) -> None:
+    """Milliseconds of each stage for one photo, and their sum."""
+    from model.benchmark import benchmark_picture
+    from model.decode import read_image
+    from model.predictor import Predictor
+
+    settings = load_settings(weights=weights, devices=device, precision=precision)
+    try:
+        predictor = Predictor.load(settings.weights_path, settings.devices[0], settings.precision)
+        image = read_image(photo, apply_exif=settings.apply_exif)
+        times = benchmark_picture(
+            predictor, image, repeats=repeats, tolerance_px=settings.polygon_tolerance_px
+        )
+    except (ValueError, OSError) as error:
+        fail(error)
+    for stage, milliseconds in (*times.stages.items(), ("total", times.total)):
+        console.print(f"{stage:12}{milliseconds:8.1f} ms")
+    size = f"{image.shape[1]}x{image.shape[0]}"
+    console.print(f"{size} pixels, {times.instances} instances, median of {repeats} runs")
+
+
+@app.command("http")
+def benchmark_http(
+    url: Annotated[str, typer.Argument(help="Of the server, with or without /score.")],
+    concurrency: Annotated[
+        str | None, typer.Option(help="Clients of each closed loop; 1,2,4,8 without --rate.")
+    ] = None,
+    rate: Annotated[str | None, typer.Option(help="Images/s of each open loop: 5,10.5.")] = None,
+    photos: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures to send; drawn ones unless given.")
+    ] = None,
+    warm_up: Annotated[float, typer.Option(help="Seconds before each.", min=0)] = 2,
+    duration: Annotated[float, typer.Option(help="Seconds that count of each.", min=0.1)] = 10,
+    deadline_ms: Annotated[float, typer.Option(help="Later answers are no goodput.")] = 1000,
+    timeout: Annotated[float, typer.Option(help="Seconds that one request may take.")] = 60,
+    probe: Annotated[bool, typer.Option("--probe", help="Ask GET / meanwhile.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the open loops and the drawn pictures.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw them as a PNG.")] = None,
+) -> None:
+    """Throughput and latency of a running server, under one load after the other."""
+    from service.benchmark import Benchmark, BenchmarkError, Plan
+    from service.photos import draw_photos, read_photos
+
+    for file in (out, plot):
+        if file is not None and not file.parent.is_dir():
+            fail(f"{file}: its folder does not exist")
+    loads = _loads(concurrency or ("" if rate else "1,2,4,8"), rate or "", seed)
+    plan = Plan(
+        warm_up_s=warm_up,
+        duration_s=duration,
+        deadline_ms=deadline_ms,
+        timeout_s=timeout,
+        probe=probe,
+    )
+    try:
+        images = draw_photos(seed=seed) if photos is None else read_photos(photos)
+        report = asyncio.run(_measure(Benchmark(url, images, plan), plan, loads))
+    except (BenchmarkError, ValueError) as error:
+        fail(error)
+    console.print(_load_table(report))
+    if out is not None:
+        out.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+    if plot is not None:
+        _plot(report, plot)
+
+
+def _loads(concurrency: str, rate: str, seed: int) -> "list[Load]":
+    from service.benchmark import ClosedLoop, OpenLoop
+
+    try:
+        clients = [int(part) for part in concurrency.split(",") if part]
+        rates = [float(part) for part in rate.split(",") if part]
+    except ValueError as error:
+        fail(f"--concurrency and --rate take numbers with commas between them: {error}")
+    if not all(0 < number < float("inf") for number in (*clients, *rates)):
+        fail("--concurrency and --rate take numbers above 0")
+    return [*map(ClosedLoop, clients), *(OpenLoop(number, seed) for number in rates)]
+
+
+async def _measure(benchmark: "Benchmark", plan: "Plan", loads: "list[Load]") -> "Report":
+    from service.benchmark import Report
+
+    await benchmark.require_server()
+    points = []
+    with progress_bar(MofNCompleteColumn()) as progress:
+        for load in progress.track(loads, description="measuring"):
+            points.append(await benchmark.measure(load))
+    return Report(benchmark.url, plan, tuple(points))
+
+
+def _load_table(report: "Report") -> Table:
+    """Narrow enough for a terminal of 80 columns; latencies in ms, that of GET / its p99."""
+    title = f"{report.url}, {report.plan.duration_s:g} s each, latencies in ms"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("load", no_wrap=True)
+    for heading in ("images/s", "in time", "p50", "p95", "p99", "batch", "GET /"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("errors")
+    for point in report.points:
+        load = f"{point.clients} clients" if point.clients else f"{point.rate:g}/s"
+        table.add_row(load, *_load_figures(point), _errors(point))
+    return table
+
+
+def _load_figures(point: "Point") -> Iterator[str]:
+    latency = point.latency
+    percentiles = (latency.p50_ms, latency.p95_ms, latency.p99_ms) if latency else (None,) * 3
+    health_p99 = point.health.latency.p99_ms if point.health and point.health.latency else None
+    for figure in (
+        *(point.throughput, point.goodput),
+        *percentiles,
+        *(point.mean_batch_size, health_p99),
+    ):
+        yield "-" if figure is None else f"{figure:.{figure < 100:d}f}"
+
+
+def _errors(point: "Point") -> str:
+    return ", ".join(f"{count} x {name}" for name, count in point.errors.items())
+
+
+def _plot(report: "Report", path: Path) -> None:
+    """Throughput and p99 over the clients, and over the offered rate, where there are any."""
+    from service.plot import Curve, draw_curves
+
+    closed = [point for point in report.points if point.clients is not None]
+    opened = [point for point in report.points if point.rate is not None]
+    curves = []
+    for x_label, points in (("clients", closed), ("images/s offered", opened)):
+        if points:
+            loads = [point.load for point in points]
+            slowest = [point.latency.p99_ms if point.latency else None for point in points]
+            curves.append(Curve("images/s", x_label, loads, [p.throughput for p in points]))
+            curves.append(Curve("p99, ms", x_label, loads, slowest))
+    draw_curves(curves, path)

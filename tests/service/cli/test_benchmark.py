@@ -1,0 +1,61 @@
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import cv2
+import pytest
+from commands import run
+
+from service.dispatch.dispatcher import Dispatcher
+from service.settings import Settings
+
+
+def test_benchmark_of_a_model_names_every_stage(weights: Path, photo: Path) -> None:
+    code, output = run("benchmark", "model", photo, "--weights", weights, "--repeats", 1)
+
+    assert code == 0
+    stages = [line.split()[0] for line in output.splitlines()]
+    assert stages == ["preprocess", "network", "postprocess", "polygons", "total", "128x128"]
+
+
+def test_benchmark_of_a_server_writes_table_figures_and_plot(
+    serve_in_thread: Callable[[Settings, Dispatcher], AbstractContextManager[str]],
+    dispatcher: Dispatcher,
+    tmp_path: Path,
+) -> None:
+    out, plot = tmp_path / "load.json", tmp_path / "load.png"
+    times = ("--warm-up", 0, "--duration", 0.3)
+
+    with serve_in_thread(Settings(), dispatcher) as url:
+        code, output = run(
+            *("benchmark", "http", url, "--concurrency", "1,2", "--rate", 20, *times),
+            *("--probe", "--out", out, "--plot", plot),
+        )
+
+    assert code == 0, output
+    assert "2 clients" in output
+    points = json.loads(out.read_text())["points"]
+    assert [(point["clients"], point["rate"]) for point in points] == [
+        (1, None),
+        (2, None),
+        (None, 20),
+    ]
+    assert all(point["requests"] > 0 and not point["errors"] for point in points)
+    assert cv2.imread(str(plot)).shape == (360, 4 * 480, 3)
+
+
+def test_benchmark_of_a_server_that_is_not_there_is_one_line() -> None:
+    code, output = run("benchmark", "http", "http://127.0.0.1:9")
+
+    assert code == 1
+    assert output.startswith("solov2: http://127.0.0.1:9 cannot be reached")
+    assert output.count("\n") == 1
+
+
+@pytest.mark.parametrize("loads", ["0", "-1", "two", "1,2.5"])
+def test_a_load_that_is_no_number_of_clients_is_refused(loads: str) -> None:
+    code, output = run("benchmark", "http", "http://127.0.0.1:9", "--concurrency", loads)
+
+    assert code == 1
+    assert output.startswith("solov2: --concurrency and --rate take numbers")
