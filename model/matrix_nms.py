@@ -33,12 +33,7 @@ def matrix_nms(
     if len(scores) == 0:
         return scores
 
-    flat = masks.flatten(1).float()  # (N, h*w)
-    intersection = flat @ flat.T  # (N, N)
-    area = flat.sum(1)
-    union = area[:, None] + area - intersection
-    better = (labels[:, None] == labels).triu(diagonal=1)  # row outranks column, same class
-    iou = torch.where(better, intersection / union.clamp(min=1), 0)
+    iou = _iou_within_classes(masks, labels).triu(diagonal=1)  # row outranks column
 
     # A suppressor that is itself suppressed must not suppress others at full strength.
     covered = iou.amax(0)[:, None]  # (N, 1), of each row
@@ -47,3 +42,16 @@ def matrix_nms(
     else:
         decay = ((1 - iou) / (1 - covered)).nan_to_num(nan=0.0, posinf=torch.inf)
     return scores * decay.amin(0)
+
+
+def _iou_within_classes(masks: Tensor, labels: Tensor) -> Tensor:
+    """(N, h, w) masks -> (N, N) float IoU of each two of one class, 0 of all others."""
+    iou = torch.zeros(len(masks), len(masks), device=masks.device)
+    for label in torch.unique(labels):
+        (members,) = (labels == label).nonzero(as_tuple=True)
+        flat = masks[members].flatten(1).float()  # (n, h*w)
+        intersection = flat @ flat.T
+        area = intersection.diagonal()
+        union = area[:, None] + area - intersection
+        iou[members[:, None], members] = intersection / union.clamp(min=1)
+    return iou

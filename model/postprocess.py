@@ -1,8 +1,9 @@
 """Raw network output -> instances (mmdet SOLOV2Head.predict_by_feat, in its exact order).
 
-Two things differ from the original in cost, not in result. Candidates that share a grid cell
-share its mask, so one dynamic convolution serves them all. And no mask is ever made in the
-size of its image: only the part of the frame where a mask can exceed the threshold is upsampled.
+What differs from the original is the cost, not the result. Candidates that share a grid cell share
+its mask, so one dynamic convolution serves them all. Masks of different classes are never compared.
+And no mask is ever made in the size of its image: only the part of the frame where a mask can
+exceed the threshold is upsampled.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,13 @@ from model.structures import BoolMask, Geometry, Instances, MaskCrops, SOLOv2Out
 
 MASK_STRIDE = 4
 LEVEL_STRIDES = (8, 8, 16, 32, 32)  # a cell's mask needs more stride-4 pixels than this
-CHUNK_ELEMENTS = 1 << 24  # mask probabilities held at a time: 64 MiB of float32
+CHUNK_ELEMENTS = 1 << 22  # mask probabilities held at a time: 16 MiB of float32
+_BLOCK_ELEMENTS = (
+    1 << 16
+)  # pixels upsampled at a time: 256 KiB of float32, which a core's cache holds
+
+_FloatArray = npt.NDArray[np.float32]
+_IntArray = npt.NDArray[np.int64]
 
 
 def postprocess(
@@ -113,7 +120,7 @@ def _image_instances(
 def _mask_probabilities(kernels: Tensor, mask_feature: Tensor) -> Tensor:
     """(M, E) kernels, M >= 1, on (E, h, w) -> (M, h, w) float32 probabilities."""
     weight = kernels[:, :, None, None].to(mask_feature.dtype)
-    return F.conv2d(mask_feature[None], weight)[0].float().sigmoid()
+    return F.conv2d(mask_feature[None], weight)[0].float().sigmoid_()
 
 
 def _chunks(count: int, mask_feature: Tensor) -> list[slice]:
@@ -127,10 +134,13 @@ def _cell_masks(kernels: Tensor, mask_feature: Tensor, threshold: float) -> _Cel
     area, maskness = (torch.empty(count, device=device) for _ in range(2))
     for chunk in _chunks(count, mask_feature):
         probability = _mask_probabilities(kernels[chunk], mask_feature)
-        binary[chunk] = probability > threshold
-        area[chunk] = binary[chunk].sum((1, 2)).float()
+        inside = F.threshold(probability, threshold, 0.0, inplace=True)
+        total = inside.sum((1, 2))
+        # Sums of floats are vectorised, those of bools are not: 0 stays 0, all others become 1.
+        area[chunk] = inside.ceil_().sum((1, 2))
+        binary[chunk] = inside > 0
         # An empty mask has maskness 0/0; its area keeps it from going any further.
-        maskness[chunk] = (probability * binary[chunk]).sum((1, 2)) / area[chunk]
+        maskness[chunk] = total / area[chunk]
     return _CellMasks(binary, area, maskness)
 
 
@@ -141,14 +151,14 @@ def _mask_crops(
     height, width = mask_feature.shape[1:]
     rows = _Axis.compose(height, geometry.resized[0], geometry.original[0])
     columns = _Axis.compose(width, geometry.resized[1], geometry.original[1])
+    extents = zip(_extent(binary.any(2)), _extent(binary.any(1)), strict=True)
     boxes = np.zeros((len(kernels), 4), dtype=np.int64)
 
     def crops() -> Iterator[BoolMask]:
         for chunk in _chunks(len(kernels), mask_feature):
-            probabilities = _mask_probabilities(kernels[chunk], mask_feature).cpu()
-            extents = zip(_extent(binary[chunk].any(2)), _extent(binary[chunk].any(1)), strict=True)
-            for box, probability, extent in zip(boxes[chunk], probabilities, extents, strict=True):
-                box[:], mask = _crop(probability, rows, columns, *extent, threshold)
+            probabilities = _mask_probabilities(kernels[chunk], mask_feature).cpu().numpy()
+            for box, probability in zip(boxes[chunk], probabilities, strict=True):
+                box[:], mask = _crop(probability, rows, columns, *next(extents), threshold)
                 yield mask
 
     return boxes, MaskCrops.pack(crops())
@@ -163,7 +173,7 @@ def _extent(occupied: Tensor) -> list[tuple[int, int]]:
 
 
 def _crop(
-    probability: Tensor,
+    probability: _FloatArray,
     rows: "_Axis",
     columns: "_Axis",
     row_extent: tuple[int, int],
@@ -171,13 +181,13 @@ def _crop(
     threshold: float,
 ) -> tuple[tuple[int, int, int, int], BoolMask]:
     """Upsample the part of one (h, w) mask that matters; tighten it to its exact box."""
-    (y, cell_rows), (x, cell_columns) = rows.reach(*row_extent), columns.reach(*column_extent)
-    upsampled = (
-        rows.weights[y, cell_rows]
-        @ probability[cell_rows, cell_columns]
-        @ columns.weights[x, cell_columns].T
-    )
-    mask = (upsampled > threshold).numpy()
+    y, x = rows.reach(*row_extent), columns.reach(*column_extent)
+    mask = np.empty((y.stop - y.start, x.stop - x.start), dtype=np.bool_)
+    wide = np.ascontiguousarray(columns.resize(probability.T, x).T)  # (h, pixels)
+    step = max(1, _BLOCK_ELEMENTS // max(1, mask.shape[1]))
+    for start in range(y.start, y.stop, step):
+        block = slice(start, min(start + step, y.stop))
+        mask[start - y.start : block.stop - y.start] = rows.resize(wide, block) > threshold
     ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if len(ys) == 0:
         return (0, 0, 0, 0), np.zeros((0, 0), dtype=np.bool_)
@@ -188,41 +198,57 @@ def _crop(
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """One axis of the way from stride-4 cells to image pixels, as a matrix.
+    """One axis of the way from stride-4 cells to image pixels.
 
-    The original upsamples by four, cuts the padding off, then resizes to the image; both resizes
-    are bilinear. Each is linear and separable, so per axis the two are one matrix with at most
-    four weights a row.
+    The original upsamples by four, cuts the padding off, then resizes to the image. Both resizes
+    are bilinear, and each is separable, so this axis is two weighted sums of two lines each.
     """
 
-    weights: Tensor  # (pixels, cells) float32
-    first: Tensor  # (pixels,) int64, lowest cell with a weight in that row
-    last: Tensor  # (pixels,) int64, highest such cell
+    fine: "_Taps"  # cells -> pixels of the canvas
+    pixel: "_Taps"  # pixels of the resized image -> pixels of the original
+    first: _IntArray  # (pixels,) lowest cell that a pixel reads
+    last: _IntArray  # (pixels,) highest such cell
 
     @classmethod
     def compose(cls, cells: int, resized: int, original: int) -> "_Axis":
-        fine_low, fine_high, fine_weight = _bilinear_taps(cells, cells * MASK_STRIDE)
-        low, high, weight = _bilinear_taps(resized, original)
-        weights = torch.zeros(original, cells)
-        for index, share in ((low, 1 - weight), (high, weight)):
-            near, far = fine_low[index], fine_high[index]
-            weights.scatter_add_(1, near[:, None], (share * (1 - fine_weight[index]))[:, None])
-            weights.scatter_add_(1, far[:, None], (share * fine_weight[index])[:, None])
-        return cls(weights, fine_low[low], fine_high[high])
+        fine = _Taps.bilinear(cells, cells * MASK_STRIDE)
+        pixel = _Taps.bilinear(resized, original)
+        return cls(fine, pixel, fine.low[pixel.low], fine.high[pixel.high])
 
-    def reach(self, start: int, end: int) -> tuple[slice, slice]:
-        """Pixels that cells ``start`` to ``end - 1`` can colour, and all cells those read."""
-        first_pixel = int(torch.searchsorted(self.last, start))
-        end_pixel = int(torch.searchsorted(self.first, end))
-        if first_pixel >= end_pixel:  # all of it lies in the padding
-            return slice(0, 0), slice(0, 0)
-        cells = slice(int(self.first[first_pixel]), int(self.last[end_pixel - 1]) + 1)
-        return slice(first_pixel, end_pixel), cells
+    def reach(self, start: int, end: int) -> slice:
+        """Pixels that cells ``start`` to ``end - 1`` can colour; none if they lie in padding."""
+        first = int(np.searchsorted(self.last, start))
+        return slice(first, max(first, int(np.searchsorted(self.first, end))))
+
+    def resize(self, lines: _FloatArray, pixels: slice) -> _FloatArray:
+        """(cells, n) -> (pixels, n), those pixels alone."""
+        if pixels.start == pixels.stop:
+            return lines[:0]
+        fine = slice(self.pixel.low[pixels.start], self.pixel.high[pixels.stop - 1] + 1)
+        return self.pixel.blend(self.fine.blend(lines, fine), pixels, offset=fine.start)
 
 
-def _bilinear_taps(size: int, target: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Lower tap, upper tap and the upper's weight of ``F.interpolate(align_corners=False)``."""
-    scale = torch.tensor(size / target, dtype=torch.float32)
-    source = ((torch.arange(target, dtype=torch.float32) + 0.5) * scale - 0.5).clamp(min=0)
-    low = source.long().clamp(max=size - 1)
-    return low, (low + 1).clamp(max=size - 1), (source - low).clamp(max=1)
+@dataclass(frozen=True, slots=True)
+class _Taps:
+    """The two samples that each target of ``F.interpolate(align_corners=False)`` blends."""
+
+    low: _IntArray  # (targets,) index of the lower sample
+    high: _IntArray  # (targets,)
+    share: _FloatArray  # (targets,) of the upper sample, the lower has the rest
+
+    @classmethod
+    def bilinear(cls, size: int, target: int) -> "_Taps":
+        source = (np.arange(target, dtype=np.float32) + np.float32(0.5)) * np.float32(size / target)
+        source = (source - np.float32(0.5)).clip(0)
+        low = source.astype(np.int64).clip(max=size - 1)
+        return cls(low, (low + 1).clip(max=size - 1), (source - low).astype(np.float32).clip(max=1))
+
+    def blend(self, lines: _FloatArray, targets: slice, *, offset: int = 0) -> _FloatArray:
+        """(sizes, n), whose first line is sample ``offset`` -> (targets, n)."""
+        share = self.share[targets, None]
+        low = lines[self.low[targets] - offset]
+        high = lines[self.high[targets] - offset]
+        low *= 1 - share
+        high *= share
+        low += high
+        return low
