@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+_ROWS = 64  # compared at a time with all that come after the first of them
+
 
 def matrix_nms(
     masks: Tensor,
@@ -33,7 +35,7 @@ def matrix_nms(
     if len(scores) == 0:
         return scores
 
-    iou = _iou_within_classes(masks, labels).triu(diagonal=1)  # row outranks column
+    iou = _iou_with_better(masks, labels)  # the row outranks the column
 
     # A suppressor that is itself suppressed must not suppress others at full strength.
     covered = iou.amax(0)[:, None]  # (N, 1), of each row
@@ -44,14 +46,16 @@ def matrix_nms(
     return scores * decay.amin(0)
 
 
-def _iou_within_classes(masks: Tensor, labels: Tensor) -> Tensor:
-    """(N, h, w) masks -> (N, N) float IoU of each two of one class, 0 of all others."""
+def _iou_with_better(masks: Tensor, labels: Tensor) -> Tensor:
+    """(N, h, w) masks -> (N, N) float IoU of row and later column if of one class, else 0."""
     iou = torch.zeros(len(masks), len(masks), device=masks.device)
     for label in torch.unique(labels):
         (members,) = (labels == label).nonzero(as_tuple=True)
         flat = masks[members].flatten(1).float()  # (n, h*w)
-        intersection = flat @ flat.T
-        area = intersection.diagonal()
-        union = area[:, None] + area - intersection
-        iou[members[:, None], members] = intersection / union.clamp(min=1)
-    return iou
+        area = flat.sum(1)
+        for start in range(0, len(members), _ROWS):
+            rows = slice(start, start + _ROWS)
+            intersection = flat[rows] @ flat[start:].T
+            union = area[rows, None] + area[start:] - intersection
+            iou[members[rows, None], members[start:]] = intersection / union.clamp(min=1)
+    return iou.triu_(diagonal=1)

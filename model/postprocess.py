@@ -151,12 +151,14 @@ def _mask_crops(
     height, width = mask_feature.shape[1:]
     rows = _Axis.compose(height, geometry.resized[0], geometry.original[0])
     columns = _Axis.compose(width, geometry.resized[1], geometry.original[1])
-    extents = zip(_extent(binary.any(2)), _extent(binary.any(1)), strict=True)
+    occupied = binary.cpu().numpy()
+    row_extents, column_extents = (_extents(np.any(occupied, axis=axis)) for axis in (2, 1))
+    extents = zip(row_extents, column_extents, strict=True)
     boxes = np.zeros((len(kernels), 4), dtype=np.int64)
 
     def crops() -> Iterator[BoolMask]:
         for chunk in _chunks(len(kernels), mask_feature):
-            probabilities = _mask_probabilities(kernels[chunk], mask_feature).cpu().numpy()
+            probabilities = _mask_probabilities(kernels[chunk], mask_feature).cpu()
             for box, probability in zip(boxes[chunk], probabilities, strict=True):
                 box[:], mask = _crop(probability, rows, columns, *next(extents), threshold)
                 yield mask
@@ -164,16 +166,15 @@ def _mask_crops(
     return boxes, MaskCrops.pack(crops())
 
 
-def _extent(occupied: Tensor) -> list[tuple[int, int]]:
+def _extents(occupied: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     """(N, n) bool, each row with a true -> first true and one past the last true."""
-    occupied = occupied.to(torch.uint8)
     first = occupied.argmax(1)
-    end = occupied.shape[1] - occupied.flip(1).argmax(1)
+    end = occupied.shape[1] - occupied[:, ::-1].argmax(1)
     return list(zip(first.tolist(), end.tolist(), strict=True))
 
 
 def _crop(
-    probability: _FloatArray,
+    probability: Tensor,
     rows: "_Axis",
     columns: "_Axis",
     row_extent: tuple[int, int],
@@ -182,12 +183,14 @@ def _crop(
 ) -> tuple[tuple[int, int, int, int], BoolMask]:
     """Upsample the part of one (h, w) mask that matters; tighten it to its exact box."""
     y, x = rows.reach(*row_extent), columns.reach(*column_extent)
-    mask = np.empty((y.stop - y.start, x.stop - x.start), dtype=np.bool_)
-    wide = np.ascontiguousarray(columns.resize(probability.T, x).T)  # (h, pixels)
-    step = max(1, _BLOCK_ELEMENTS // max(1, mask.shape[1]))
-    for start in range(y.start, y.stop, step):
-        block = slice(start, min(start + step, y.stop))
-        mask[start - y.start : block.stop - y.start] = rows.resize(wide, block) > threshold
+    mask = np.empty((len(y), len(x)), dtype=np.bool_)
+    if mask.size > 0:
+        wide = columns.resize(probability.T, x).T  # (h, pixels)
+        step = max(1, _BLOCK_ELEMENTS // len(x))
+        for start in range(0, len(y), step):
+            block = rows.resize(wide, y[start : start + step])
+            # Not Tensor.gt: it would wake threads for every block.
+            np.greater(block.numpy(), threshold, out=mask[start : start + step])
     ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if len(ys) == 0:
         return (0, 0, 0, 0), np.zeros((0, 0), dtype=np.bool_)
@@ -200,55 +203,49 @@ def _crop(
 class _Axis:
     """One axis of the way from stride-4 cells to image pixels.
 
-    The original upsamples by four, cuts the padding off, then resizes to the image. Both resizes
-    are bilinear, and each is separable, so this axis is two weighted sums of two lines each.
+    The original upsamples by four, cuts the padding off, then resizes to the image; both resizes
+    are bilinear. Each is linear and separable, so per axis a pixel is a weighted sum of four cells.
     """
 
-    fine: "_Taps"  # cells -> pixels of the canvas
-    pixel: "_Taps"  # pixels of the resized image -> pixels of the original
-    first: _IntArray  # (pixels,) lowest cell that a pixel reads
-    last: _IntArray  # (pixels,) highest such cell
+    cells: Tensor  # (pixels, 4) int64, lowest first
+    shares: Tensor  # (pixels, 4) float32
 
     @classmethod
     def compose(cls, cells: int, resized: int, original: int) -> "_Axis":
-        fine = _Taps.bilinear(cells, cells * MASK_STRIDE)
-        pixel = _Taps.bilinear(resized, original)
-        return cls(fine, pixel, fine.low[pixel.low], fine.high[pixel.high])
+        fine_low, fine_high, fine_share = _bilinear_taps(cells, cells * MASK_STRIDE)
+        low, high, share = _bilinear_taps(resized, original)
+        taps = [(low, 1 - share), (high, share)]
+        return cls(
+            torch.stack([side[tap] for tap, _ in taps for side in (fine_low, fine_high)], 1),
+            torch.stack(
+                [s * part[tap] for tap, s in taps for part in (1 - fine_share, fine_share)], 1
+            ),
+        )
 
-    def reach(self, start: int, end: int) -> slice:
+    def reach(self, start: int, end: int) -> range:
         """Pixels that cells ``start`` to ``end - 1`` can colour; none if they lie in padding."""
-        first = int(np.searchsorted(self.last, start))
-        return slice(first, max(first, int(np.searchsorted(self.first, end))))
+        lowest, *_, highest = self.cells.T.numpy()
+        first = int(np.searchsorted(highest, start))
+        return range(first, max(first, int(np.searchsorted(lowest, end))))
 
-    def resize(self, lines: _FloatArray, pixels: slice) -> _FloatArray:
-        """(cells, n) -> (pixels, n), those pixels alone."""
-        if pixels.start == pixels.stop:
-            return lines[:0]
-        fine = slice(self.pixel.low[pixels.start], self.pixel.high[pixels.stop - 1] + 1)
-        return self.pixel.blend(self.fine.blend(lines, fine), pixels, offset=fine.start)
+    def resize(self, lines: Tensor, pixels: range) -> Tensor:
+        """(cells, n) -> (pixels, n), those pixels alone.
+
+        ``embedding_bag`` is a weighted sum of rows of a table: vectorised, and no row that has no
+        share is read.
+        """
+        part = slice(pixels.start, pixels.stop)
+        return F.embedding_bag(
+            self.cells[part],
+            lines.contiguous(),
+            per_sample_weights=self.shares[part],
+            mode="sum",
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class _Taps:
-    """The two samples that each target of ``F.interpolate(align_corners=False)`` blends."""
-
-    low: _IntArray  # (targets,) index of the lower sample
-    high: _IntArray  # (targets,)
-    share: _FloatArray  # (targets,) of the upper sample, the lower has the rest
-
-    @classmethod
-    def bilinear(cls, size: int, target: int) -> "_Taps":
-        source = (np.arange(target, dtype=np.float32) + np.float32(0.5)) * np.float32(size / target)
-        source = (source - np.float32(0.5)).clip(0)
-        low = source.astype(np.int64).clip(max=size - 1)
-        return cls(low, (low + 1).clip(max=size - 1), (source - low).astype(np.float32).clip(max=1))
-
-    def blend(self, lines: _FloatArray, targets: slice, *, offset: int = 0) -> _FloatArray:
-        """(sizes, n), whose first line is sample ``offset`` -> (targets, n)."""
-        share = self.share[targets, None]
-        low = lines[self.low[targets] - offset]
-        high = lines[self.high[targets] - offset]
-        low *= 1 - share
-        high *= share
-        low += high
-        return low
+def _bilinear_taps(size: int, target: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Lower tap, upper tap and the upper's weight of ``F.interpolate(align_corners=False)``."""
+    scale = torch.tensor(size / target, dtype=torch.float32)
+    source = ((torch.arange(target, dtype=torch.float32) + 0.5) * scale - 0.5).clamp(min=0)
+    low = source.long().clamp(max=size - 1)
+    return low, (low + 1).clamp(max=size - 1), (source - low).clamp(max=1)
