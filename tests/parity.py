@@ -59,7 +59,7 @@ def deviation(golden: Golden, predictor: Predictor, image: RGBImage) -> Deviatio
     )
 
 
-def seeded_predictor(golden: Golden, device: str = "cpu") -> Predictor:
+def seeded_predictor(golden: Golden, device: str = "cpu", *, exact: bool = False) -> Predictor:
     """The predictor of a golden's variant, at the golden's scale."""
     config = VARIANTS[golden.meta["variant"]]
     if "test_scale" in golden.meta:
@@ -72,6 +72,7 @@ def seeded_predictor(golden: Golden, device: str = "cpu") -> Predictor:
         inference=InferenceConfig(),
         device=torch.device(device),
         dtype=torch.float32,
+        exact=exact,
     )
 
 
