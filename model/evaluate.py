@@ -1,54 +1,48 @@
-"""COCO average precision of any function that finds instances in pictures.
+"""How well what was found in pictures agrees with COCO annotations of them.
 
+COCO's average precision and recall, and the metrics of Azure Machine Learning's evaluation.
 Needs the ``train`` extra. Boxes are scored too although SOLOv2 predicts none: they are the
 boxes of the masks.
 """
 
-import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from faster_coco_eval import COCO, COCOeval_faster
-from faster_coco_eval.core import mask as rle
+from faster_coco_eval import COCO
 
+from model.average_precision import AveragePrecision, average_precision
 from model.decode import read_image
+from model.detections import Detections
 from model.structures import Instances, RGBImage
+from model.voc import Found, Truth, VocReport, voc_metrics
 
 Predict = Callable[[Sequence[RGBImage]], list[Instances]]
 Progress = Callable[[int, int], None]
 
-# Axes of COCO's tables: T IoU thresholds 0.50, 0.55 ... 0.95; R recalls; K categories;
-# A areas (all, small, medium, large); M limits on detections per image (1, 10, 100).
-_IOU_50, _IOU_75 = 0, 5
-
 
 @dataclass(frozen=True, slots=True)
-class AveragePrecision:
-    """COCO's numbers in [0, 1]; -1 where the ground truth holds nothing to measure.
+class Picture:
+    """A file to look at; ``height`` and ``width`` are those it is annotated with, in pixels."""
 
-    ``ap`` averages over IoU 0.50 to 0.95. Small objects are below 32x32 pixels, large ones
-    above 96x96. ``ar100`` is the recall with at most 100 detections an image.
-    """
+    path: Path
+    height: int
+    width: int
 
-    ap: float
-    ap50: float
-    ap75: float
-    ap_small: float
-    ap_medium: float
-    ap_large: float
-    ar100: float
+
+Detect = Callable[[Sequence[Picture]], Sequence[Detections]]
 
 
 @dataclass(frozen=True, slots=True)
 class ClassReport:
+    """One class; ``curve`` is its masks' precision at IoU 0.5 at recalls 0, 0.01 ... 1."""
+
     mask: AveragePrecision
     box: AveragePrecision
+    curve: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +52,7 @@ class CocoReport:
     mask: AveragePrecision
     box: AveragePrecision
     per_class: dict[str, ClassReport]
+    voc: VocReport
     images: int
     seconds: float  # decoding, prediction and scoring
 
@@ -85,9 +80,9 @@ def evaluate_coco(
     apply_exif: bool = False,
     progress: Progress | None = None,
 ) -> CocoReport:
-    """Score ``predict`` on a data set in COCO's format.
+    """Score a model on a data set in COCO's format.
 
-    Categories are matched by name; those the model does not know are left out of the mean.
+    Categories are matched by name; those the model does not know are left out.
 
     Args:
         predict: Takes RGB images, (H, W, 3) uint8 each; answers one ``Instances`` for each.
@@ -104,6 +99,47 @@ def evaluate_coco(
         ValueError: A class is missing from the categories, there is no image to score, an
             image is missing, cannot be decoded or is not of the annotated size.
     """
+
+    def detect(pictures: Sequence[Picture]) -> list[Detections]:
+        found = predict([_read(picture, apply_exif=apply_exif) for picture in pictures])
+        return [Detections.from_instances(instances, class_names) for instances in found]
+
+    return evaluate_detections(
+        detect,
+        images_dir,
+        annotations,
+        class_names=class_names,
+        batch_size=batch_size,
+        limit=limit,
+        progress=progress,
+    )
+
+
+def evaluate_detections(
+    detect: Detect,
+    images_dir: Path,
+    annotations: Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    batch_size: int = 1,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> CocoReport:
+    """Score whatever finds objects in picture files, as ``evaluate_coco`` does.
+
+    Args:
+        detect: Takes pictures, answers one ``Detections`` for each.
+        images_dir: Folder that the annotations' ``file_name`` is relative to.
+        annotations: COCO ``instances_*.json``.
+        class_names: The classes to judge. Without them every category counts, whether it is
+            ever found or not, and to Azure's precision so do labels that are no category.
+        batch_size: Images in one call of ``detect``.
+        limit: Use only the first so many images, as pictures and as ground truth.
+        progress: Called with (images done, images in all) after each batch.
+
+    Raises:
+        ValueError: A class is missing from the categories, or there is no image to score.
+    """
     started = time.perf_counter()
     dataset = _read_dataset(annotations)
     category_ids = _category_ids(dataset, class_names)
@@ -112,20 +148,27 @@ def evaluate_coco(
     if not images:
         raise ValueError(f"{annotations} leaves no image to evaluate on")
 
-    masks: list[dict[str, Any]] = []
-    boxes: list[dict[str, Any]] = []
-    read = functools.partial(_read_image, images_dir, apply_exif=apply_exif)
-    for image_id, instances in _predictions(predict, images, read, batch_size, progress):
-        masks.extend(_mask_results(instances, image_id, category_ids))
-        boxes.extend(_box_results(instances, image_id, category_ids))
-
-    mask, mask_per_class = _score(truth, masks, "segm", category_ids)
-    box, box_per_class = _score(truth, boxes, "bbox", category_ids)
-    per_class = map(ClassReport, mask_per_class, box_per_class)
+    pictures = [
+        Picture(images_dir / image["file_name"], image["height"], image["width"])
+        for image in images
+    ]
+    found = dict(
+        zip(
+            (image["id"] for image in images),
+            _detections(detect, pictures, batch_size, progress),
+            strict=True,
+        )
+    )
+    mask = average_precision(truth, found, "segm", category_ids)
+    box = average_precision(truth, found, "bbox", category_ids)
     return CocoReport(
-        mask=mask,
-        box=box,
-        per_class=dict(zip(class_names, per_class, strict=True)),
+        mask=mask.overall,
+        box=box.overall,
+        per_class={
+            name: ClassReport(mask.per_class[name], box.per_class[name], mask.curves[name])
+            for name in category_ids
+        },
+        voc=_voc_report(truth, found, category_ids, others=class_names is None),
         images=len(images),
         seconds=time.perf_counter() - started,
     )
@@ -147,15 +190,17 @@ def _read_dataset(annotations: Path) -> dict[str, Any]:
     return dataset
 
 
-def _category_ids(dataset: Mapping[str, Any], class_names: Sequence[str]) -> list[int]:
+def _category_ids(dataset: Mapping[str, Any], class_names: Sequence[str] | None) -> dict[str, int]:
     """The category id of each class, in the order of the classes."""
-    by_name = {category["name"]: category["id"] for category in dataset["categories"]}
+    by_name: dict[str, int] = {c["name"]: c["id"] for c in dataset["categories"]}
+    if class_names is None:
+        return by_name
     missing = [name for name in class_names if name not in by_name]
     if missing:
         raise ValueError(
             f"the annotations have no category {', '.join(missing)}; they have {', '.join(by_name)}"
         )
-    return [by_name[name] for name in class_names]
+    return {name: by_name[name] for name in class_names}
 
 
 def _ground_truth(dataset: Mapping[str, Any], limit: int | None) -> COCO:
@@ -174,100 +219,59 @@ def _ground_truth(dataset: Mapping[str, Any], limit: int | None) -> COCO:
     )
 
 
-def _predictions(
-    predict: Predict,
-    images: Sequence[Mapping[str, Any]],
-    read: Callable[[Mapping[str, Any]], RGBImage],
-    batch_size: int,
-    progress: Progress | None,
-) -> Iterator[tuple[int, Instances]]:
-    """Image id and instances of every image, in order."""
-    for first in range(0, len(images), batch_size):
-        batch = images[first : first + batch_size]
-        found = predict([read(image) for image in batch])
-        for image, instances in zip(batch, found, strict=True):
-            yield image["id"], instances
+def _detections(
+    detect: Detect, pictures: Sequence[Picture], batch_size: int, progress: Progress | None
+) -> Iterator[Detections]:
+    """Those of every picture, in order."""
+    for first in range(0, len(pictures), batch_size):
+        batch = pictures[first : first + batch_size]
+        found = detect(batch)
+        if len(found) != len(batch):
+            raise ValueError(f"{len(batch)} images were given, {len(found)} were answered")
+        yield from found
         if progress is not None:
-            progress(first + len(batch), len(images))
+            progress(first + len(batch), len(pictures))
 
 
-def _read_image(images_dir: Path, annotated: Mapping[str, Any], *, apply_exif: bool) -> RGBImage:
-    path = images_dir / annotated["file_name"]
-    pixels = read_image(path, apply_exif=apply_exif)
+def _read(picture: Picture, *, apply_exif: bool) -> RGBImage:
+    pixels = read_image(picture.path, apply_exif=apply_exif)
     height, width = pixels.shape[:2]
-    if (height, width) != (annotated["height"], annotated["width"]):
+    if (height, width) != (picture.height, picture.width):
         raise ValueError(
-            f"{path} is {width}x{height} pixels, annotated as "
-            f"{annotated['width']}x{annotated['height']}"
+            f"{picture.path} is {width}x{height} pixels, annotated as "
+            f"{picture.width}x{picture.height}"
         )
     return pixels
 
 
-def _mask_results(
-    instances: Instances, image_id: int, category_ids: list[int]
-) -> Iterator[dict[str, Any]]:
-    # Run lengths go down the columns, hence the Fortran order; one frame serves all instances.
-    frame = np.zeros((instances.height, instances.width), dtype=np.uint8, order="F")
-    for n, (x1, y1, x2, y2) in enumerate(instances.boxes.tolist()):
-        frame[y1:y2, x1:x2] = instances.masks[n]
-        yield {
-            "image_id": image_id,
-            "category_id": category_ids[instances.labels[n]],
-            "segmentation": rle.encode(frame),
-            "score": float(instances.scores[n]),
-        }
-        frame[y1:y2, x1:x2] = 0
-
-
-def _box_results(
-    instances: Instances, image_id: int, category_ids: list[int]
-) -> Iterator[dict[str, Any]]:
-    for n, (x1, y1, x2, y2) in enumerate(instances.boxes.tolist()):
-        yield {
-            "image_id": image_id,
-            "category_id": category_ids[instances.labels[n]],
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "score": float(instances.scores[n]),
-        }
-
-
-def _score(
+def _voc_report(
     truth: COCO,
-    results: list[dict[str, Any]],
-    kind: Literal["segm", "bbox"],
-    category_ids: list[int],
-) -> tuple[AveragePrecision, list[AveragePrecision]]:
-    """Overall, and for each class in the order of ``category_ids``."""
-    evaluation = COCOeval_faster(truth, truth.loadRes(results), kind)
-    evaluation.params.catIds = category_ids
-    evaluation.evaluate()
-    evaluation.accumulate()
-
-    precision = np.asarray(evaluation.eval["precision"])  # (T, R, K, A, M)
-    recall = np.asarray(evaluation.eval["recall"])  # (T, K, A, M)
-    column = {category: k for k, category in enumerate(evaluation.params.catIds)}
-    per_class = [
-        _average(precision[:, :, [column[category]]], recall[:, [column[category]]])
-        for category in category_ids
-    ]
-    return _average(precision, recall), per_class
-
-
-def _average(
-    precision: npt.NDArray[np.float64], recall: npt.NDArray[np.float64]
-) -> AveragePrecision:
-    """Means over what was measured, at 100 detections an image, the last limit."""
-    return AveragePrecision(
-        ap=_mean(precision[:, :, :, 0, -1]),
-        ap50=_mean(precision[_IOU_50, :, :, 0, -1]),
-        ap75=_mean(precision[_IOU_75, :, :, 0, -1]),
-        ap_small=_mean(precision[:, :, :, 1, -1]),
-        ap_medium=_mean(precision[:, :, :, 2, -1]),
-        ap_large=_mean(precision[:, :, :, 3, -1]),
-        ar100=_mean(recall[:, :, 0, -1]),
+    found: Mapping[int, Detections],
+    category_ids: Mapping[str, int],
+    *,
+    others: bool,
+) -> VocReport:
+    """With ``others``, labels that are no category of the annotations are judged too."""
+    names = {category: name for name, category in category_ids.items()}
+    labels = list(names.values())
+    if others:
+        labels += sorted({label for one in found.values() for label in one.labels} - set(labels))
+    return voc_metrics(
+        (
+            (_truths(truth, image_id, names), _found(detections))
+            for image_id, detections in found.items()
+        ),
+        labels,
     )
 
 
-def _mean(values: npt.NDArray[np.float64]) -> float:
-    measured = values[values > -1]
-    return float(measured.mean()) if measured.size else -1.0
+def _truths(truth: COCO, image_id: int, names: Mapping[int, str]) -> list[Truth]:
+    return [
+        Truth(names[one["category_id"]], truth.annToRLE(one), crowd=bool(one.get("iscrowd", 0)))
+        for one in truth.imgToAnns[image_id]
+        if one["category_id"] in names
+    ]
+
+
+def _found(detections: Detections) -> list[Found]:
+    return list(map(Found, detections.labels, detections.masks, detections.scores))

@@ -102,10 +102,14 @@ def instances_of(answer: Answer, height: int, width: int) -> tuple[Instances, li
 def _crop(
     polygon: Sequence[Sequence[float]], height: int, width: int
 ) -> tuple[tuple[int, int, int, int], np.ndarray]:
-    rings = [np.reshape(ring, (-1, 2)) * (width, height) for ring in polygon]
-    points = np.concatenate(rings)
-    x1, y1 = np.floor(points.min(axis=0) + 1e-3).astype(int).tolist()
-    x2, y2 = np.ceil(points.max(axis=0) - 1e-3).astype(int).tolist()
+    """Half-open xyxy and the mask within, all of it inside the image; nothing for no polygon."""
+    frame = (width, height)
+    rings = [np.reshape(ring, (-1, 2)) * frame for ring in polygon]
+    points = np.concatenate([*rings, np.empty((0, 2))])
+    if len(points) == 0:
+        return (0, 0, 0, 0), np.zeros((0, 0), dtype=np.bool_)
+    x1, y1 = np.floor(points.min(axis=0) + 1e-3).clip(0, frame).astype(int).tolist()
+    x2, y2 = np.ceil(points.max(axis=0) - 1e-3).clip(0, frame).astype(int).tolist()
     return (x1, y1, x2, y2), rings_to_mask([r - (x1, y1) for r in rings], y2 - y1, x2 - x1)
 
 

@@ -3,6 +3,7 @@ import io
 import itertools
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from model.evaluate import AveragePrecision, CocoReport, evaluate_coco
+from model.average_precision import AveragePrecision
+from model.evaluate import CocoReport, evaluate_coco
 from model.structures import BoolMask, Instances, MaskCrops
 
 CLASS_NAMES = ("cat", "person")  # not in the order of the category ids
@@ -31,6 +33,11 @@ Found = list[tuple[str, float, BoolMask]]
 def ellipse(x: int, y: int, rx: int, ry: int, size: tuple[int, int] = SIZE) -> BoolMask:
     rows, columns = np.ogrid[: size[0], : size[1]]
     return ((columns - x) / rx) ** 2 + ((rows - y) / ry) ** 2 <= 1
+
+
+def blob(rng: np.random.Generator) -> BoolMask:
+    x, y, rx, ry = rng.integers((10, 10, 4, 4), (150, 110, 40, 40))
+    return ellipse(x, y, rx, ry)
 
 
 def annotation(
@@ -137,7 +144,7 @@ def shifted(shapes: dict[int, Found], seed: int) -> dict[int, Found]:
 def by_pycocotools(
     dataset: DataSet, found: dict[int, Found], kind: str, category_ids: Sequence[int]
 ) -> list[float]:
-    """AP, AP50, AP75, small, medium, large, AR100 as the original tool prints them."""
+    """The twelve numbers that the original tool prints, in its order."""
     results = []
     for image, objects in found.items():
         for name, score, mask in objects:
@@ -163,26 +170,20 @@ def by_pycocotools(
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return [float(evaluation.stats[n]) for n in (0, 1, 2, 3, 4, 5, 8)]
+    return [float(number) for number in evaluation.stats]
 
 
 def numbers(precision: AveragePrecision) -> list[float]:
-    return [
-        precision.ap,
-        precision.ap50,
-        precision.ap75,
-        precision.ap_small,
-        precision.ap_medium,
-        precision.ap_large,
-        precision.ar100,
-    ]
+    """In pycocotools' order, which is that of the fields."""
+    return list(astuple(precision))
 
 
 def test_perfect_predictions_score_one(dataset: DataSet, shapes: dict[int, Found]) -> None:
     report = dataset.evaluate(shapes)
 
-    assert numbers(report.mask) == pytest.approx([1] * 7)
-    assert numbers(report.box) == pytest.approx([1] * 7)
+    ar1 = (3 / 4 + 2 / 2) / 2  # one picture holds two people
+    assert numbers(report.mask) == pytest.approx([1] * 6 + [ar1] + [1] * 5)
+    assert numbers(report.box) == pytest.approx([1] * 6 + [ar1] + [1] * 5)
     assert report.mask_ap == report.mask.ap
     assert report.box_ap == report.box.ap
     assert report.images == 3
@@ -200,6 +201,34 @@ def test_the_numbers_are_those_of_pycocotools(
         expected = by_pycocotools(dataset, found, kind, [3, 9])
         assert numbers(ours) == pytest.approx(expected, abs=1e-9)
     assert 0 < report.mask.ap < 1
+
+
+def test_crowds_ties_and_more_than_a_hundred_detections_change_nothing_in_that(
+    dataset: DataSet,
+) -> None:
+    rng = np.random.default_rng(0)
+    ids = {"person": 3, "cat": 9}
+    truth: dict[int, list[dict[str, Any]]] = {}
+    found: dict[int, Found] = {}
+    for image in (5, 6, 7):
+        objects = [(str(rng.choice(["person", "cat"])), blob(rng)) for _ in range(12)]
+        truth[image] = [
+            annotation(100 * image + n, image, ids[name], mask, crowd=int(n % 6 == 0))
+            for n, (name, mask) in enumerate(objects)
+        ]
+        near = [
+            (name, float(rng.integers(1, 6)) / 5, np.roll(mask, rng.integers(-4, 5, 2), (0, 1)))
+            for name, mask in objects * 10
+        ]
+        found[image] = sorted(near, key=lambda item: -item[1])
+    dataset.write(truth)
+
+    report = dataset.evaluate(found)
+
+    for kind, ours in (("segm", report.mask), ("bbox", report.box)):
+        expected = by_pycocotools(dataset, found, kind, [3, 9])
+        assert numbers(ours) == pytest.approx(expected, abs=1e-9)
+    assert 0 < report.mask.ar1 < report.mask.ar10 < report.mask.ar100
 
 
 def test_each_class_is_scored_on_its_own(dataset: DataSet, shapes: dict[int, Found]) -> None:
@@ -403,4 +432,4 @@ def test_nothing_is_printed_and_the_report_is_json(
     written = json.loads(json.dumps(report.to_dict()))
     assert written["mask"]["ap"] == report.mask_ap
     assert written["per_class"]["cat"]["box"]["ap50"] == report.per_class["cat"].box.ap50
-    assert set(written) == {"mask", "box", "per_class", "images", "seconds"}
+    assert set(written) == {"mask", "box", "per_class", "voc", "images", "seconds"}

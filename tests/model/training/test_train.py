@@ -10,13 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.average_precision import AveragePrecision
 from model.checkpoint import CheckpointError, load_checkpoint
-from model.evaluate import AveragePrecision, CocoReport
+from model.evaluate import CocoReport
 from model.training.augment import Batch
 from model.training.config import AugmentConfig, TrainConfig
 from model.training.losses import Losses
 from model.training.train import Trainer, train
 from model.training.world import World
+from model.voc import voc_metrics
 
 CPU = World(0, 1, torch.device("cpu"))
 
@@ -66,8 +68,9 @@ def test_the_best_weights_are_those_that_measured_best(
 
     def measure(*args: Any, **options: Any) -> CocoReport:
         weights.append((config.output / "last.safetensors").read_bytes())
-        precision = AveragePrecision(next(scores), 0, 0, 0, 0, 0, 0)
-        return CocoReport(mask=precision, box=precision, per_class={}, images=1, seconds=0)
+        precision = AveragePrecision(next(scores), *[0] * 11)
+        voc = voc_metrics([], [])
+        return CocoReport(precision, precision, per_class={}, voc=voc, images=1, seconds=0)
 
     monkeypatch.setattr("model.training.train.evaluate_coco", measure)
 

@@ -42,7 +42,8 @@ def test_annotations_that_are_none_are_named_in_one_line(
 def test_without_the_train_extra_evaluate_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, weights: Path, annotations: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.delitem(sys.modules, "model.evaluate", raising=False)
+    for module in ("model.evaluate", "service.report"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
 
     code, output = run(
