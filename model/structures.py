@@ -99,7 +99,7 @@ class Instances:
         masks: BoolMask,
     ) -> Self:
         """Instances from (N, height, width) bool masks in the frame of their image."""
-        boxes = np.array([_tight_box(mask) for mask in masks], dtype=np.int64).reshape(-1, 4)
+        boxes = np.array([tight_box(mask) for mask in masks], dtype=np.int64).reshape(-1, 4)
         crops = (mask[y1:y2, x1:x2] for mask, (x1, y1, x2, y2) in zip(masks, boxes, strict=True))
         return cls(scores, labels, boxes, MaskCrops.pack(crops), *masks.shape[1:])
 
@@ -125,7 +125,8 @@ class Instances:
         return full
 
 
-def _tight_box(mask: BoolMask) -> tuple[int, int, int, int]:
+def tight_box(mask: BoolMask) -> tuple[int, int, int, int]:
+    """The half-open xyxy box of a (h, w) mask; (0, 0, 0, 0) for an empty one."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if len(rows) == 0:
         return (0, 0, 0, 0)

@@ -15,6 +15,7 @@ from model.polygons import rings_to_mask
 from model.structures import Instances, MaskCrops, RGBImage
 from service.client import RefusedError
 from service.errors import BadImageError
+from service.panoptic import PanopticFolder
 
 Answer = dict[str, Any]  # {"boxes": [...]}, what /score says of one image
 
@@ -36,10 +37,12 @@ def predict_photos(
     *,
     min_score: float,
     apply_exif: bool,
+    panoptic: PanopticFolder | None = None,
 ) -> Iterator[PhotoResult]:
     """Score photos one by one and write ``NAME.json`` and ``NAME.overlay.jpg`` for each.
 
-    What is drawn is read back from the JSON, so the picture shows what a client gets.
+    What is drawn is read back from the JSON, so the picture shows what a client gets; so is the
+    panoptic map.
 
     Args:
         photos: Files; one that cannot be scored does not stop the others.
@@ -47,6 +50,7 @@ def predict_photos(
         score: Encoded bytes -> answer; may raise BadImageError.
         min_score: Draw only instances of at least this score; the JSON keeps all.
         apply_exif: Draw on the picture as its EXIF orientation says, if ``score`` does so too.
+        panoptic: Also gets the map of each photo, of the instances that are drawn.
 
     Raises:
         ValueError: Two photos would be written to the same file.
@@ -61,7 +65,8 @@ def predict_photos(
             data = photo.read_bytes()
             answer = score(data)
             picture = out / f"{photo.stem}.overlay.jpg"
-            drawn = draw_answer(decode_image(data, apply_exif=apply_exif), answer, min_score)
+            image = decode_image(data, apply_exif=apply_exif)
+            drawn = draw_answer(image, answer, min_score)
         except (ImageError, BadImageError, RefusedError) as error:
             yield PhotoResult(photo, error=str(error))
             continue
@@ -70,6 +75,8 @@ def predict_photos(
             continue
         (out / f"{photo.stem}.json").write_bytes(orjson.dumps(answer, option=orjson.OPT_INDENT_2))
         write_jpeg(picture, drawn)
+        if panoptic is not None:
+            panoptic.add(photo, *instances_of(answer, *image.shape[:2]), min_score=min_score)
         yield PhotoResult(photo, answer, picture)
 
 

@@ -26,14 +26,13 @@ _COCO_COLUMNS = {
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; yellow shows on no white page.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_GREY = "#999999"
 _PLOT = (600, 360)  # width, height of the chart's area in its own units
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
     name: str
-    colour: str
+    colour: str | None  # None where there are too many to tell apart
     points: str  # of an SVG polyline
 
 
@@ -66,12 +65,14 @@ def _written(value: float) -> str:
 
 
 def _lines(curves: dict[str, tuple[float, ...]]) -> list[_Line]:
-    """One for each class that was measured; in grey when they are too many for colours."""
+    """One for each class that was measured."""
     measured = {name: curve for name, curve in curves.items() if min(curve) >= 0}
-    colours = _COLOURS if len(measured) <= len(_COLOURS) else [_GREY] * len(measured)
+    colours = (
+        _COLOURS[: len(measured)] if len(measured) <= len(_COLOURS) else [None] * len(measured)
+    )
     return [
         _Line(name, colour, _polyline(curve))
-        for (name, curve), colour in zip(measured.items(), colours, strict=False)
+        for (name, curve), colour in zip(measured.items(), colours, strict=True)
     ]
 
 

@@ -19,10 +19,14 @@ def predict(
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     min_score: Annotated[float, typer.Option(help="Draw instances of at least this score.")] = 0.3,
+    panoptic: Annotated[
+        bool, typer.Option("--panoptic", help="Also write maps of them without overlaps.")
+    ] = False,
 ) -> None:
     """Score photos; write what /score would answer, and pictures of it."""
     from model.checkpoint import CheckpointError
     from service.client import Client, ScoreError
+    from service.panoptic import PanopticFolder
     from service.predict import predict_photos
     from service.worker.stages import Stages, load_predictor
 
@@ -32,16 +36,26 @@ def predict(
         with contextlib.ExitStack() as open_connections:
             if url is None:
                 stages = Stages(load_predictor(settings, settings.devices[0]), settings)
+                class_names = stages.predictor.config.class_names
                 score = lambda data: json.loads(stages.score(data))  # noqa: E731
             else:
                 client = open_connections.enter_context(Client(url))
+                class_names = ()
                 score = lambda data: client.score([data])[0]  # noqa: E731
+            maps = PanopticFolder(out / "panoptic", class_names) if panoptic else None
             for result in predict_photos(
-                photos, out, score, min_score=min_score, apply_exif=settings.apply_exif
+                photos,
+                out,
+                score,
+                min_score=min_score,
+                apply_exif=settings.apply_exif,
+                panoptic=maps,
             ):
                 failed += result.error is not None
                 summary = _summary(result.answer, min_score, result.error)
                 say(f"{result.photo}: {summary}")
+            if maps is not None:
+                maps.write_index()
     except (CheckpointError, ScoreError, ValueError, OSError) as error:
         fail(error)
     raise typer.Exit(1 if failed else 0)
