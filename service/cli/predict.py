@@ -33,16 +33,18 @@ def predict(
     settings = load_settings(weights=weights, devices=device, precision=precision)
     failed = 0
     try:
-        with contextlib.ExitStack() as open_connections:
+        with contextlib.ExitStack() as at_the_end:
             if url is None:
                 stages = Stages(load_predictor(settings, settings.devices[0]), settings)
                 class_names = stages.predictor.config.class_names
                 score = lambda data: json.loads(stages.score(data))  # noqa: E731
             else:
-                client = open_connections.enter_context(Client(url))
+                client = at_the_end.enter_context(Client(url))
                 class_names = ()
                 score = lambda data: client.score([data])[0]  # noqa: E731
             maps = PanopticFolder(out / "panoptic", class_names) if panoptic else None
+            if maps is not None:
+                at_the_end.callback(maps.write_index)
             for result in predict_photos(
                 photos,
                 out,
@@ -54,8 +56,6 @@ def predict(
                 failed += result.error is not None
                 summary = _summary(result.answer, min_score, result.error)
                 say(f"{result.photo}: {summary}")
-            if maps is not None:
-                maps.write_index()
     except (CheckpointError, ScoreError, ValueError, OSError) as error:
         fail(error)
     raise typer.Exit(1 if failed else 0)

@@ -92,3 +92,20 @@ def test_coordinates_rounded_to_six_decimals_do_not_widen_a_box() -> None:
 
 def test_an_answer_without_instances_leaves_the_picture_as_it_is() -> None:
     assert np.array_equal(draw_answer(astronaut(), {"boxes": []}, 0.3), astronaut())
+
+
+def test_a_polygon_that_leaves_the_image_is_cut_at_its_edge() -> None:
+    large = {**SQUARE, "polygon": [[-0.5, 0.5, 1.25, 0.5, 1.25, 2.0, -0.5, 2.0]]}
+
+    instances, _ = instances_of({"boxes": [large]}, height=20, width=40)
+
+    expected = np.zeros((20, 40), bool)
+    expected[10:] = True
+    assert np.array_equal(instances.full_masks()[0], expected)
+
+
+def test_an_instance_without_a_polygon_has_no_pixel() -> None:
+    instances, _ = instances_of({"boxes": [{**SQUARE, "polygon": []}]}, height=20, width=40)
+
+    assert instances.boxes.tolist() == [[0, 0, 0, 0]]
+    assert not instances.full_masks().any()

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import cv2
+import numpy as np
 from commands import run
 
 
@@ -42,3 +43,24 @@ def test_a_photo_named_like_markup_is_reported_not_obeyed(weights: Path, tmp_pat
 
     assert code == 1
     assert "a[/b].jpg: error: No such file or directory" in output
+
+
+def test_panoptic_maps_come_with_an_index_of_them(
+    weights: Path, photo: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    code, _ = run(
+        *("predict", photo, "--out", out, "--weights", weights),
+        *("--min-score", 0.05, "--panoptic"),
+    )
+
+    assert code == 0
+    index = json.loads((out / "panoptic" / "panoptic.json").read_text())
+    assert [category["name"] for category in index["categories"]] == ["person", "cat"]
+    [annotation] = index["annotations"]
+    bgr = cv2.imread(str(out / "panoptic" / annotation["file_name"])).astype(int)
+    ids = bgr[:, :, 2] + 256 * bgr[:, :, 1] + 256**2 * bgr[:, :, 0]
+    areas = {segment["id"]: segment["area"] for segment in annotation["segments_info"]}
+    assert areas
+    assert areas == {id_: (ids == id_).sum() for id_ in np.unique(ids[ids > 0])}
