@@ -6,21 +6,24 @@ import pytest
 from commands import run
 
 
-def test_evaluate_prints_a_table_and_writes_the_figures(
+def test_evaluate_prints_tables_and_writes_the_figures(
     weights: Path, annotations: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "figures.json"
+    out, html = tmp_path / "figures.json", tmp_path / "figures.html"
 
     code, output = run(
         *("evaluate", "--images", tmp_path, "--annotations", annotations),
-        *("--weights", weights, "--out", out),
+        *("--weights", weights, "--out", out, "--html", html),
     )
 
     assert code == 0
     assert "person mask" in output
+    assert "Azure: masks of score 0.3 and above, IoU 0.5" in output
     figures = json.loads(out.read_text())
     assert figures["images"] == 1
     assert set(figures["per_class"]) == {"person", "cat"}
+    assert set(figures["voc"]["per_label_metrics"]) == {"person", "cat"}
+    assert "Evaluation of tiny.safetensors" in html.read_text()
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "nope"])
@@ -54,3 +57,40 @@ def test_without_the_train_extra_evaluate_says_what_to_install(
     assert output == (
         "solov2: faster_coco_eval is not installed; pip install 'solov2[train]' brings it\n"
     )
+
+
+def test_evaluate_asks_a_server_for_what_it_judges(annotations: Path, tmp_path: Path) -> None:
+    code, output = run(
+        *("evaluate", "--images", tmp_path, "--annotations", annotations),
+        *("--url", "http://127.0.0.1:9"),
+    )
+
+    assert code == 1
+    assert "astronaut.png: http://127.0.0.1:9/score cannot be reached" in output
+    assert output.count("\n") == 1
+
+
+def test_what_a_server_decides_for_itself_cannot_be_given(
+    weights: Path, annotations: Path, tmp_path: Path
+) -> None:
+    code, output = run(
+        *("evaluate", "--images", tmp_path, "--annotations", annotations),
+        *("--url", "http://127.0.0.1:9", "--weights", weights),
+    )
+
+    assert code == 1
+    assert output == "solov2: --url leaves weights, device, precision and EXIF to the server\n"
+
+
+@pytest.mark.parametrize("option", ["--out", "--html"])
+def test_a_folder_to_write_to_that_is_missing_is_named_before_the_work(
+    annotations: Path, tmp_path: Path, option: str
+) -> None:
+    file = tmp_path / "missing" / "figures"
+
+    code, output = run(
+        *("evaluate", "--images", tmp_path, "--annotations", annotations, option, file)
+    )
+
+    assert code == 1
+    assert output == f"solov2: {file}: its folder does not exist\n"
