@@ -225,10 +225,8 @@ def _detections(
     """Those of every picture, in order."""
     for first in range(0, len(pictures), batch_size):
         batch = pictures[first : first + batch_size]
-        found = detect(batch)
-        if len(found) != len(batch):
-            raise ValueError(f"{len(batch)} images were given, {len(found)} were answered")
-        yield from found
+        for _, found in zip(batch, detect(batch), strict=True):
+            yield found
         if progress is not None:
             progress(first + len(batch), len(pictures))
 

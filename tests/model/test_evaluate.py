@@ -345,6 +345,20 @@ def test_batches_hold_the_images_in_order_and_progress_counts_them(
     assert seen == [(2, 3), (3, 3)]
 
 
+def test_a_batch_that_is_answered_in_part_is_an_error(dataset: DataSet) -> None:
+    nothing = to_instances([])
+    answers = iter([[nothing], [nothing, nothing]])  # as many as there are images, in all
+
+    with pytest.raises(ValueError, match="shorter"):
+        evaluate_coco(
+            lambda _: next(answers),
+            CLASS_NAMES,
+            dataset.images,
+            dataset.annotations,
+            batch_size=2,
+        )
+
+
 def test_the_model_is_given_rgb(dataset: DataSet) -> None:
     blue_green_red = np.full((*SIZE, 3), (10, 20, 30), np.uint8)
     cv2.imwrite(str(dataset.images / "5.png"), blue_green_red)
