@@ -73,6 +73,7 @@ class Settings(BaseSettings):
     drain_delay_s: Annotated[float, Field(ge=0)] = 2  # from SIGTERM to the last connection taken
     grace_s: PositiveFloat = 30  # from SIGTERM to the end of the process
     metrics: bool = True
+    viewer: bool = True
     tracing: bool = False  # where to is OpenTelemetry's to say: OTEL_* variables
 
     weights: Path | None = None

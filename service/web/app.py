@@ -17,6 +17,8 @@ from service.web.middleware import PROBES, RequestMiddleware
 from service.web.routes import router
 from service.web.scoring import Scorer
 from service.web.unread import UnreadBodyMiddleware
+from service.web.viewer.routes import load_viewer
+from service.web.viewer.routes import router as viewer_router
 
 # Azure's words for what the router refuses.
 _ROUTER_MESSAGES = {
@@ -57,6 +59,9 @@ def create_app(
     app.state.scorer = Scorer(settings, app.state.dispatcher, app.state.fetcher)
     app.state.budget = ByteBudget(settings.max_inflight_bytes, app.state.dispatcher.retry_after_s)
     app.include_router(router)
+    if settings.viewer:
+        app.state.viewer = load_viewer(settings)
+        app.include_router(viewer_router)
     app.add_exception_handler(HTTPException, _on_router_error)
     app.add_middleware(RequestMiddleware, settings=settings, metrics=app.state.metrics)
     app.add_middleware(UnreadBodyMiddleware)

@@ -1,0 +1,1 @@
+"""The page ``/viewer``: photos in, what ``/score`` finds drawn over them."""
