@@ -1,13 +1,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test check format bench-model bench-variants bench-http fuzz soak clean
+.PHONY: serve test test-browser check format bench-model bench-variants bench-http fuzz soak clean
 
 serve: .venv/runtime  ## the service on port 5001, with the model in weights/
 	$(BIN)/solov2 serve
 
 test: .venv/development  ## the whole suite, offline
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-browser: .venv/browser  ## the page in an installed Chromium
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser
 
 check: .venv/development  ## style, types, who may import whom
 	$(BIN)/ruff check .
@@ -46,6 +49,10 @@ clean:
 
 .venv/development: .venv/runtime
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
+	touch $@
+
+.venv/browser: .venv/development
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group browser
 	touch $@
 
 .venv/bench: .venv/runtime
