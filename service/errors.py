@@ -50,6 +50,16 @@ class BadImageError(ServiceError):
         return type(self)(f"row {row}: {self}")
 
 
+class UnauthorizedError(ServiceError):
+    """The request does not carry the key that this server asks for."""
+
+    status = 401
+    reason = "unauthorized"
+
+    def __init__(self) -> None:
+        super().__init__("expected the header Authorization: Bearer KEY with this server's key")
+
+
 class BodyTimeoutError(ServiceError):
     """The body did not arrive in time."""
 

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import idna
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _PREFIX = "SOLOV2_"
@@ -19,6 +26,11 @@ def _split(value: object) -> object:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
+
+
+def _stripped(value: object) -> object:
+    """Files and secret stores like to end a key with a line break."""
+    return value.strip() if isinstance(value, str) else value
 
 
 def _auto_alone(devices: tuple[str, ...]) -> tuple[str, ...]:
@@ -53,6 +65,7 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 Devices = Annotated[
     tuple[Device, ...], NoDecode, BeforeValidator(_split), AfterValidator(_auto_alone)
 ]
+ApiKey = Annotated[SecretStr, BeforeValidator(_stripped), Field(min_length=1)]
 HostPattern = Annotated[str, AfterValidator(_host_pattern)]
 HostPatterns = Annotated[tuple[HostPattern, ...], NoDecode, BeforeValidator(_split)]
 
@@ -72,6 +85,7 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 5001  # 0 takes any free one
     drain_delay_s: Annotated[float, Field(ge=0)] = 2  # from SIGTERM to the last connection taken
     grace_s: PositiveFloat = 30  # from SIGTERM to the end of the process
+    api_key: ApiKey | None = None  # that /score asks for; behind Azure's endpoints they ask
     metrics: bool = True
     viewer: bool = True
     tracing: bool = False  # where to is OpenTelemetry's to say: OTEL_* variables

@@ -11,6 +11,8 @@ RUN_FAILED = "x-ms-run-function-failed"
 def error_answer(error: ServiceError) -> Response:
     """Azure's shape of an error: one message, and whether scoring itself failed."""
     headers = {RUN_FAILED: str(error.run_failed)}
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
     if error.retry_after_s is not None:
         headers["retry-after"] = str(error.retry_after_s)
     return Response(message_body(str(error)), error.status, headers, "application/json")

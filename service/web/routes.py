@@ -1,5 +1,6 @@
 """What the service answers on each path."""
 
+import secrets
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -8,7 +9,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
 from service.dispatch.dispatcher import Dispatcher
-from service.errors import UnavailableError
+from service.errors import UnauthorizedError, UnavailableError
 from service.metrics import CONTENT_TYPE
 from service.settings import Settings
 from service.web.answers import RUN_FAILED
@@ -48,6 +49,18 @@ async def _account(request: Request) -> AsyncIterator[Account]:
         yield account
 
 
+async def _authorized(request: Request) -> None:
+    """As Azure's endpoints ask: ``Authorization: Bearer KEY``, compared in constant time."""
+    expected = request.app.state.settings.api_key
+    if expected is None:
+        return
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    sent = key.strip().encode("latin-1")  # the bytes of the header again
+    same = secrets.compare_digest(sent, expected.get_secret_value().encode())
+    if scheme.lower() != "bearer" or not same:
+        raise UnauthorizedError
+
+
 SettingsDep = Annotated[Settings, Depends(_settings)]
 DispatcherDep = Annotated[Dispatcher, Depends(_dispatcher)]
 ScorerDep = Annotated[Scorer, Depends(_scorer)]
@@ -55,7 +68,7 @@ RecordDep = Annotated[RequestRecord, Depends(_record)]
 AccountDep = Annotated[Account, Depends(_account)]
 
 
-@router.api_route("/score", methods=["GET", "POST"])
+@router.api_route("/score", methods=["GET", "POST"], dependencies=[Depends(_authorized)])
 async def score(
     request: Request,
     settings: SettingsDep,

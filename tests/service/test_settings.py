@@ -125,3 +125,23 @@ def test_devices_that_do_not_exist_are_named_in_one_line(devices: str) -> None:
         Settings.load(devices=devices)
 
     assert "\n" not in str(refused.value)
+
+
+def test_a_key_loses_the_line_break_of_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOLOV2_API_KEY", "s3cret\n")
+
+    key = Settings.load().api_key
+
+    assert key is not None
+    assert key.get_secret_value() == "s3cret"
+
+
+def test_a_blank_key_is_refused_as_it_would_let_everybody_in() -> None:
+    with pytest.raises(SettingsError, match=r"^SOLOV2_API_KEY: "):
+        Settings.load(api_key=" ")
+
+
+def test_the_key_is_neither_printed_nor_sent_to_workers() -> None:
+    settings = Settings.load(api_key="s3cret")
+
+    assert "s3cret" not in f"{settings!r} {settings} {settings.model_dump_json()}"

@@ -328,3 +328,65 @@ def test_when_a_client_hangs_up_its_images_are_dropped(
             assert dispatcher.begun.wait(5)
 
         assert dispatcher.cancelled.wait(5)
+
+
+def bearer(text: str) -> dict[str, str]:
+    return {"authorization": text}
+
+
+@pytest.fixture
+def guarded(dispatcher) -> Iterator[TestClient]:
+    with TestClient(create_app(Settings(api_key="s3cret"), dispatcher)) as client:
+        yield client
+
+
+@pytest.mark.parametrize("sent", ["Bearer s3cret", "bearer s3cret", "Bearer  s3cret "])
+def test_who_has_the_key_is_answered(
+    guarded: TestClient, photo: bytes, body: Callable[..., Any], sent: str
+) -> None:
+    assert guarded.post("/score", json=body(photo), headers=bearer(sent)).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        bearer(""),
+        bearer("s3cret"),
+        bearer("Bearer"),
+        bearer("Bearer s3cre"),
+        bearer("Bearer s3cret s3cret"),
+        bearer("Basic s3cret"),
+        bearer("Bearer s3cr\u00e9t"),
+    ],
+    ids=lambda headers: headers.get("authorization", "absent"),
+)
+def test_who_has_not_is_refused_before_the_body_is_looked_at(
+    guarded: TestClient, dispatcher, method: str, headers: dict[str, str]
+) -> None:
+    encoded = {name: value.encode() for name, value in headers.items()}
+
+    response = guarded.request(method, "/score", content=b"no JSON", headers=encoded)
+
+    assert (response.status_code, list(response.json())) == (401, ["message"])
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert response.headers["x-ms-run-function-failed"] == "False"
+    assert response.headers["x-request-id"]
+    assert dispatcher.scored == []
+
+
+def test_a_key_may_have_any_letters(dispatcher, photo: bytes, body: Callable[..., Any]) -> None:
+    with TestClient(create_app(Settings(api_key="schl\u00fcssel"), dispatcher)) as client:
+        headers = {"authorization": "Bearer schl\u00fcssel".encode()}
+
+        assert client.post("/score", json=body(photo), headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/metrics", "/swagger.json"])
+def test_probes_metrics_and_description_ask_for_no_key(guarded: TestClient, path: str) -> None:
+    assert guarded.get(path).status_code == 200
+
+
+def test_a_browsers_question_about_origins_asks_for_no_key(guarded: TestClient) -> None:
+    assert guarded.options("/score").status_code == 200
