@@ -1,7 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test test-browser check format bench-model bench-variants bench-http fuzz soak clean
+.PHONY: serve test test-browser check check-deployments format bench-model bench-variants bench-http \
+        fuzz soak image try-image picture clean
 
 serve: .venv/runtime  ## the service on port 5001, with the model in weights/
 	$(BIN)/solov2 serve
@@ -17,6 +18,9 @@ check: .venv/development  ## style, types, who may import whom
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check-deployments: .venv/development .venv-deployments/ready  ## docker/, by Azure's SDK and by KEDA's models too
+	SOLOV2_DEPLOYMENTS_PYTHON=.venv-deployments/bin/python $(BIN)/python -m pytest tests/docker
 
 format: .venv/development
 	$(BIN)/ruff check --fix .
@@ -37,8 +41,23 @@ fuzz: .venv/development  ## 10,000 random requests of each kind
 soak: .venv/development  ## 10,000 requests, a tenth of them broken off, and three killed workers
 	PYTHONPATH=.:tests $(BIN)/python tests/soak.py
 
+ENGINE ?= docker
+TARGET ?= gpu
+IMAGE ?= solov2:$(TARGET)
+#: More options of the build: --build-arg TORCH_INDEX=..., --build-arg BASE=...
+BUILD ?=
+
+image:  ## TARGET=gpu, or TARGET=cpu BUILD="--build-arg TORCH_INDEX=..."; ENGINE=podman works too
+	$(ENGINE) build --target $(TARGET) --tag $(IMAGE) $(BUILD) .
+
+try-image:  ## starts the image with nothing it does not need, and scores a photo
+	ENGINE="$(ENGINE)" docker/try_image $(IMAGE) tests/photos/astronaut.jpg
+
+picture:  ## docs/architecture.svg from its text; needs graphviz
+	dot -Tsvg docs/architecture.dot -o docs/architecture.svg
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-deployments
 
 .venv/runtime: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
@@ -57,4 +76,10 @@ clean:
 
 .venv/bench: .venv/runtime
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
+	touch $@
+
+.venv-deployments/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-deployments
+	.venv-deployments/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-deployments/bin/python -m pip install --quiet --group deployments
 	touch $@
