@@ -14,7 +14,7 @@ FROM ${BASE} AS python
 # hadolint ignore=DL3008 # Debian's security updates are wanted; BASE pins the rest
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3 \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 
 # --- what is installed, made where pip is ---------------------------------------------------------
 
@@ -23,7 +23,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=igno
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3-venv \
-    && rm -rf /var/lib/apt/lists/* \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
     && python3 -m venv /opt/pip \
     && python3 -m venv --without-pip /opt/solov2
 ENV PATH=/opt/pip/bin:${PATH}

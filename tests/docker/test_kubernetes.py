@@ -164,6 +164,16 @@ def test_a_pod_has_no_right_that_it_does_not_need(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_torch_finds_a_folder_for_temporary_files(overlay: str) -> None:
+    resources = build(overlay)
+    volumes = the("Deployment", resources)["spec"]["template"]["spec"]["volumes"]
+
+    [place] = container(resources)["volumeMounts"]
+    assert place["mountPath"] == "/tmp"
+    assert [volume["name"] for volume in volumes if "emptyDir" in volume] == [place["name"]]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_exactly_one_thing_sets_the_number_of_pods(overlay: str) -> None:
     resources = build(overlay)
     setters = [
