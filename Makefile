@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: serve test test-browser check check-deployments format bench-model bench-variants bench-http \
-        fuzz soak image try-image picture clean
+        fuzz soak audit image try-image picture clean
 
 serve: .venv/runtime  ## the service on port 5001, with the model in weights/
 	$(BIN)/solov2 serve
@@ -13,14 +13,19 @@ test: .venv/development  ## the whole suite, offline
 test-browser: .venv/browser  ## the page in an installed Chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser
 
-check: .venv/development  ## style, types, who may import whom
+check: .venv/development  ## style, types, who may import whom, the Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 
 check-deployments: .venv/development .venv-deployments/ready  ## docker/, by Azure's SDK and by KEDA's models too
 	SOLOV2_DEPLOYMENTS_PYTHON=.venv-deployments/bin/python $(BIN)/python -m pytest tests/docker
+
+audit: .venv/runtime .venv-audit/ready  ## sbom.json of what is installed, and its known vulnerabilities
+	.venv-audit/bin/cyclonedx-py environment .venv --output-file sbom.json
+	.venv-audit/bin/pip-audit --skip-editable --path .venv/lib/python3*/site-packages
 
 format: .venv/development
 	$(BIN)/ruff check --fix .
@@ -57,7 +62,7 @@ picture:  ## docs/architecture.svg from its text; needs graphviz
 	dot -Tsvg docs/architecture.dot -o docs/architecture.svg
 
 clean:
-	rm -rf .venv .venv-deployments
+	rm -rf .venv .venv-deployments .venv-audit
 
 .venv/runtime: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=")'
@@ -78,8 +83,8 @@ clean:
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
 	touch $@
 
-.venv-deployments/ready: pyproject.toml
-	$(PYTHON) -m venv .venv-deployments
-	.venv-deployments/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.venv-deployments/bin/python -m pip install --quiet --group deployments
+.venv-%/ready: pyproject.toml  # an environment of its own for a group of pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(@D)/bin/python -m pip install --quiet --group $*
 	touch $@
