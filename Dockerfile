@@ -76,7 +76,7 @@ WORKDIR /home/solov2
 USER 1000:1000
 EXPOSE 5001
 STOPSIGNAL SIGTERM
-HEALTHCHECK --start-period=60s --interval=10s --timeout=3s CMD ["python", "-c", \
+HEALTHCHECK --start-period=120s --interval=10s --timeout=3s CMD ["python", "-c", \
     "import os, urllib.request as u; u.urlopen(f\"http://127.0.0.1:{os.getenv('SOLOV2_PORT') or 5001}/readyz\", timeout=2)"]
 CMD ["solov2", "serve"]
 

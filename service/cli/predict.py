@@ -39,7 +39,7 @@ def predict(
                 class_names = stages.predictor.config.class_names
                 score = lambda data: json.loads(stages.score(data))  # noqa: E731
             else:
-                key = settings.api_key and settings.api_key.get_secret_value()
+                key = settings.api_key.get_secret_value() if settings.api_key else None
                 client = at_the_end.enter_context(Client(url, api_key=key))
                 class_names = ()
                 score = lambda data: client.score([data])[0]  # noqa: E731
