@@ -1,7 +1,7 @@
 import re
 from pathlib import Path
 
-from pydantic import AliasChoices
+from deployments import variable
 
 from service.settings import Settings
 
@@ -12,13 +12,6 @@ MAKEFILE = (Path(__file__).parents[1] / "Makefile").read_text(encoding="utf-8")
 def documented_settings() -> dict[str, str]:
     """Variable -> default, from the rows of the settings table."""
     return dict(re.findall(r"^\| `([A-Z0-9_]+)` \| ([^|]*?) \|", README, re.MULTILINE))
-
-
-def variable(name: str) -> str:
-    alias = Settings.model_fields[name].validation_alias
-    if isinstance(alias, AliasChoices):
-        return str(alias.choices[0])
-    return str(alias or f"SOLOV2_{name}".upper())
 
 
 def written(default: object) -> str:

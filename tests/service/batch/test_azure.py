@@ -6,10 +6,9 @@ from types import ModuleType
 
 import pytest
 import yaml
-from pydantic import AliasChoices
+from deployments import settings_of
 
 from service.batch.errors import BatchError
-from service.settings import Settings
 
 FOLDER = Path(__file__).parents[3] / "docker" / "azureml"
 DEPLOYMENT = yaml.safe_load((FOLDER / "batch-deployment.yml").read_text(encoding="utf-8"))
@@ -57,16 +56,5 @@ def test_weights_that_cannot_be_used_end_the_job_at_its_start(
         script.init()
 
 
-def test_every_variable_of_the_deployment_is_a_setting() -> None:
-    variables = DEPLOYMENT["settings"]["environment_variables"]
-
-    assert set(variables) <= {_variable(name) for name in Settings.model_fields}
-    for variable, value in variables.items():
-        Settings.load(**{variable.removeprefix("SOLOV2_").lower(): value})
-
-
-def _variable(name: str) -> str:
-    alias = Settings.model_fields[name].validation_alias
-    return str(
-        alias.choices[0] if isinstance(alias, AliasChoices) else alias or f"SOLOV2_{name}".upper()
-    )
+def test_every_variable_of_the_deployment_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings_of(DEPLOYMENT["settings"]["environment_variables"], monkeypatch)
