@@ -185,11 +185,13 @@ class Benchmark:
         images: Sequence[bytes],
         plan: Plan,
         *,
+        api_key: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = url.rstrip("/").removesuffix("/score")
         self._bodies = itertools.cycle([score_body(image) for image in images])
         self._plan = plan
+        self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         self._transport = transport
 
     async def require_server(self) -> None:
@@ -226,6 +228,7 @@ class Benchmark:
         """As many connections as requests: none may wait for another's here."""
         return httpx.AsyncClient(
             timeout=self._plan.timeout_s,
+            headers=self._headers,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
             transport=self._transport,
             trust_env=False,

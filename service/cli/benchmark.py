@@ -10,7 +10,13 @@ import typer
 from rich.progress import MofNCompleteColumn
 from rich.table import Table
 
-from service.cli.options import DeviceOption, PrecisionOption, WeightsOption, load_settings
+from service.cli.options import (
+    DeviceOption,
+    PrecisionOption,
+    WeightsOption,
+    api_key,
+    load_settings,
+)
 from service.cli.terminal import console, fail, progress_bar
 
 if TYPE_CHECKING:
@@ -83,7 +89,7 @@ def benchmark_http(
     )
     try:
         images = draw_photos(seed=seed) if photos is None else read_photos(photos)
-        report = asyncio.run(_measure(Benchmark(url, images, plan), plan, loads))
+        report = asyncio.run(_measure(Benchmark(url, images, plan, api_key=api_key()), plan, loads))
     except (BenchmarkError, ValueError) as error:
         fail(error)
     console.print(_load_table(report))

@@ -16,6 +16,7 @@ from service.cli.options import (
     DeviceOption,
     PrecisionOption,
     WeightsOption,
+    connect,
     load_settings,
 )
 from service.cli.terminal import console, fail, progress_bar, train_extra
@@ -100,10 +101,9 @@ def _judge_server(
     url: str, images: Path, annotations: Path, limit: int | None, progress: "Progress"
 ) -> "CocoReport":
     from model.evaluate import evaluate_detections
-    from service.client import Client
     from service.evaluate import PICTURES_AT_ONCE, detect_by
 
-    with Client(url) as client:
+    with connect(url) as client:
         return evaluate_detections(
             detect_by(client),
             images,

@@ -1,12 +1,15 @@
 """Options that several commands have, and the settings they end up in."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from service.cli.terminal import fail
 from service.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from service.client import Client
 
 WeightsOption = Annotated[
     Path | None, typer.Option(help="Weights file or folder; the shipped model unless given.")
@@ -24,3 +27,16 @@ def load_settings(**given: object) -> Settings:
         return Settings.load(**given)
     except SettingsError as error:
         fail(error)
+
+
+def connect(url: str) -> "Client":
+    """A client of that server, with the key that the settings name."""
+    from service.client import Client
+
+    return Client(url, api_key=api_key())
+
+
+def api_key() -> str | None:
+    """What the settings say that servers ask for."""
+    key = load_settings().api_key
+    return key.get_secret_value() if key else None

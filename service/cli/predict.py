@@ -7,7 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli.options import DeviceOption, PrecisionOption, WeightsOption, load_settings
+from service.cli.options import (
+    DeviceOption,
+    PrecisionOption,
+    WeightsOption,
+    connect,
+    load_settings,
+)
 from service.cli.terminal import fail, say
 
 
@@ -25,7 +31,7 @@ def predict(
 ) -> None:
     """Score photos; write what /score would answer, and pictures of it."""
     from model.checkpoint import CheckpointError
-    from service.client import Client, ScoreError
+    from service.client import ScoreError
     from service.panoptic import PanopticFolder
     from service.predict import predict_photos
     from service.worker.stages import Stages, load_predictor
@@ -39,8 +45,7 @@ def predict(
                 class_names = stages.predictor.config.class_names
                 score = lambda data: json.loads(stages.score(data))  # noqa: E731
             else:
-                key = settings.api_key.get_secret_value() if settings.api_key else None
-                client = at_the_end.enter_context(Client(url, api_key=key))
+                client = at_the_end.enter_context(connect(url))
                 class_names = ()
                 score = lambda data: client.score([data])[0]  # noqa: E731
             maps = PanopticFolder(out / "panoptic", class_names) if panoptic else None

@@ -59,3 +59,20 @@ def test_a_load_that_is_no_number_of_clients_is_refused(loads: str) -> None:
 
     assert code == 1
     assert output.startswith("solov2: --concurrency and --rate take numbers")
+
+
+def test_a_server_that_asks_for_a_key_is_sent_that_of_the_settings(
+    serve_in_thread: Callable[[Settings, Dispatcher], AbstractContextManager[str]],
+    dispatcher: Dispatcher,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SOLOV2_API_KEY", "s3cret")
+    out = tmp_path / "load.json"
+    load = ("--concurrency", 1, "--warm-up", 0, "--duration", 0.2)
+
+    with serve_in_thread(Settings.load(), dispatcher) as url:
+        code, _ = run("benchmark", "http", url, *load, "--out", out)
+
+    assert code == 0
+    assert json.loads(out.read_text())["points"][0]["errors"] == {}
