@@ -75,9 +75,8 @@ def mask_to_rings(mask: BoolMask, *, tolerance_px: float, max_points: int = 400)
     while tolerance > 0 and _iou(parts, exact) < _MIN_IOU + filled:
         tolerance = tolerance / 2 if tolerance > _FINEST_TOLERANCE_PX else 0
         parts = _simplify(exact, tolerance)
-    while _count_points(parts) > max_points:
-        tolerance = max(_GROWTH * tolerance, _FINEST_TOLERANCE_PX)
-        parts = _simplify(exact, tolerance)
+    if _count_points(parts) > max_points:
+        parts = _simplify_to(exact, tolerance, max_points)
     rings = sorted(map(_cut_holes, parts), key=_area, reverse=True)
     return [ring.astype(np.float64) for ring in rings]
 
@@ -96,20 +95,30 @@ def rings_to_mask(rings: Sequence[Ring], height: int, width: int) -> BoolMask:
 
 
 def _trace(mask: BoolMask, max_points: int) -> tuple[list[_Part], float]:
-    """Every corner of the parts, and at most what share of them is holes that were filled."""
-    borders, parents = _borders(mask, cv2.RETR_EXTERNAL)
-    filled = 1 - np.count_nonzero(mask) / sum(map(_enclosed_pixels, borders))
-    if filled > _MAX_FILLED:
-        solid = _fill_small_holes(mask, most=max_points // _POINTS_PER_HOLE)
-        borders, parents = _borders(solid, cv2.RETR_CCOMP)
+    """Every corner of the parts, and at most what share of them is holes that were filled.
+
+    OpenCV takes the square of the number of holes; a network's cells bound it, at some ten thousand.
+    """
+    borders, hierarchy = cv2.findContours(mask.view(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_NONE)
+    parents = hierarchy[0, :, 3].tolist()  # of each border the one around it, or -1; those first
+    holes = _holes(borders, parents)
+    pixels = np.count_nonzero(mask)
+    filled = _small_holes(holes, pixels, most=max_points // _POINTS_PER_HOLE)
+    share = sum(holes.values()) / (pixels + sum(holes.values()))
     # No more parts than could be sent, so that a mask of specks costs no more than others.
-    return _parts(borders, parents, most=max_points // 3), min(filled, _MAX_FILLED)
+    parts = _parts(borders, parents, holes, filled, most=max_points // 3)
+    return parts, min(share, _MAX_FILLED)
 
 
-def _borders(mask: BoolMask, mode: int) -> tuple[Sequence[MatLike], list[int]]:
-    """Chains of border pixels, and for each the index of the one it is a hole of, or -1."""
-    chains, hierarchy = cv2.findContours(mask.view(np.uint8), mode, cv2.CHAIN_APPROX_NONE)
-    return chains, hierarchy[0, :, 3].tolist()
+def _holes(borders: Sequence[MatLike], parents: list[int]) -> dict[int, int]:
+    """Index of each border that surrounds a hole -> pixels of it, those of its islands left out."""
+    holes: dict[int, int] = {}
+    for n, parent in enumerate(parents):
+        if parent in holes:  # what lies in a hole is an island
+            holes[parent] -= _enclosed_pixels(borders[n])
+        elif parent >= 0:
+            holes[n] = _enclosed_pixels(borders[n]) - len(borders[n])
+    return holes
 
 
 def _enclosed_pixels(border: MatLike) -> int:
@@ -117,28 +126,36 @@ def _enclosed_pixels(border: MatLike) -> int:
     return int(cv2.contourArea(border) + len(border) / 2 + 1)  # 1.5 for a lone pixel: no step
 
 
-def _fill_small_holes(mask: BoolMask, *, most: int) -> BoolMask:
-    """Fill holes, the smallest first, until ``most`` are left that are large enough to matter."""
-    outside = np.pad(~mask, 1, constant_values=True).view(np.uint8)
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(outside, connectivity=4)
-    sizes = stats[2:, cv2.CC_STAT_AREA]  # 0 is the mask; 1 all round it, the first that is met
-    smallest_first = np.argsort(sizes)
-    fill = np.cumsum(sizes[smallest_first]) <= _MAX_FILLED * np.count_nonzero(mask)
-    fill[: max(len(fill) - most, 0)] = True
-    solid = np.zeros(len(stats), dtype=np.bool_)
-    solid[0] = True
-    solid[2 + smallest_first[fill]] = True
-    return solid[labels[1:-1, 1:-1]]
+def _small_holes(holes: dict[int, int], pixels: int, *, most: int) -> set[int]:
+    """The smallest holes, until ``most`` are left that are large enough to matter."""
+    smallest_first = sorted(holes, key=lambda n: holes[n])
+    sizes = np.array([holes[n] for n in smallest_first])
+    count = np.searchsorted(np.cumsum(sizes), _MAX_FILLED * pixels, side="right")
+    return set(smallest_first[: max(int(count), len(holes) - most)])
 
 
-def _parts(borders: Sequence[MatLike], parents: list[int], *, most: int) -> list[_Part]:
-    """The ``most`` largest outer borders as rings, each with those of its holes."""
-    outer = [n for n, parent in enumerate(parents) if parent < 0]
+def _parts(
+    borders: Sequence[MatLike],
+    parents: list[int],
+    holes: dict[int, int],
+    filled: set[int],
+    *,
+    most: int,
+) -> list[_Part]:
+    """The ``most`` largest outer borders as rings, each with those of its holes.
+
+    What lies inside a filled hole is gone with it.
+    """
+    gone = set(filled)
+    for n, parent in enumerate(parents):
+        if parent in gone:
+            gone.add(n)
+    outer = [n for n in range(len(parents)) if n not in holes and n not in gone]
     largest = sorted(outer, key=lambda n: -_enclosed_pixels(borders[n]))[:most]
     parts = {n: [_edge_ring(borders[n])] for n in largest}
-    for n, parent in enumerate(parents):
-        if parent in parts:
-            parts[parent].append(_edge_ring(borders[n]))
+    for n in holes:
+        if n not in gone and parents[n] in parts:
+            parts[parents[n]].append(_edge_ring(borders[n]))
     return list(parts.values())
 
 
@@ -151,7 +168,7 @@ def _edge_ring(border: MatLike) -> _IntRing:
     pixels = border[:, 0].astype(np.int64)
     steps = _next(pixels) - pixels + 1  # 0, 1 or 2 in x and y
     leaves = _CORNER_LEFT_FROM[steps[:, 1], steps[:, 0]]
-    reached = np.roll(_CORNER_REACHED[steps[:, 1], steps[:, 0]], 1)
+    reached = _previous(_CORNER_REACHED[steps[:, 1], steps[:, 0]])
     passed = (leaves - reached - 1) % 4 + 1
 
     owner, nth = _expand(passed)
@@ -188,6 +205,26 @@ def _simplify(exact: list[_Part], tolerance: float) -> list[_Part]:
         for part in exact
     ]
     return [[ring for ring in part if len(ring) >= 3] for part in parts if len(part[0]) >= 3]
+
+
+def _simplify_to(exact: list[_Part], tolerance: float, max_points: int) -> list[_Part]:
+    """At the first tolerance, of growing ones, with so few points; they are searched by halving."""
+    start = max(tolerance, _FINEST_TOLERANCE_PX / _GROWTH)
+
+    def grown(steps: int) -> list[_Part]:
+        return _simplify(exact, start * _GROWTH**steps)
+
+    few = 1
+    while _count_points(grown(few)) > max_points:
+        few *= 2
+    many = few // 2
+    while few - many > 1:
+        middle = (few + many) // 2
+        if _count_points(grown(middle)) > max_points:
+            many = middle
+        else:
+            few = middle
+    return grown(few)
 
 
 def _count_points(parts: list[_Part]) -> int:
