@@ -97,12 +97,12 @@ def rings_to_mask(rings: Sequence[Ring], height: int, width: int) -> BoolMask:
 def _trace(mask: BoolMask, max_points: int) -> tuple[list[_Part], float]:
     """Every corner of the parts, and at most what share of them is holes that were filled.
 
-    OpenCV takes the square of the number of holes; a network's cells bound it, at some ten thousand.
+    OpenCV takes the square of the number of holes; the cells of a network bound it.
     """
     borders, hierarchy = cv2.findContours(mask.view(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_NONE)
     parents = hierarchy[0, :, 3].tolist()  # of each border the one around it, or -1; those first
     holes = _holes(borders, parents)
-    pixels = np.count_nonzero(mask)
+    pixels = int(np.count_nonzero(mask))
     filled = _small_holes(holes, pixels, most=max_points // _POINTS_PER_HOLE)
     share = sum(holes.values()) / (pixels + sum(holes.values()))
     # No more parts than could be sent, so that a mask of specks costs no more than others.
