@@ -1,24 +1,20 @@
 """Who may wait, for how long, and which worker takes what next."""
 
 import asyncio
-import itertools
 import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from service.dispatch.admission import Admission
 from service.dispatch.canvas import Canvas, canvas_of
 from service.dispatch.jobs import Job, JobQueue
-from service.dispatch.pace import Pace
 from service.dispatch.slot import Slot
 from service.dispatch.workers import Worker, WorkerLostError, WorkerProcess, WorkerStartError
 from service.errors import (
     BadImageError,
-    BadRequestError,
-    QueueFullError,
     ScoringError,
-    ScoringTimeoutError,
     ServiceError,
     UnavailableError,
 )
@@ -39,7 +35,6 @@ logger = logging.getLogger(__name__)
 MAX_FAILED_STARTS = 3  # in a row, of every worker, before the first is ever ready
 FAILURES_TO_REFUSE = 3  # in a row, of every worker: images are refused from then on
 MAX_FAILURES = 8  # in a row, of every worker: the process gives up
-MAX_RETRY_AFTER_S = 60
 MAX_LOST_WORKERS = 2  # by one image
 MAX_CONVICTED = 8  # images in a row that are believed to be at fault, and not the workers
 MAX_BACKOFF_S = 30.0
@@ -47,7 +42,6 @@ MAX_DESERTED_S = 60.0  # without a ready worker, until new clients should go els
 LONG_LIFE_S = 300.0  # a worker that ends after it was ready this long is not one in a row
 
 _TICK_S = 0.5
-_GUESSED_PACE_S = 0.1  # of an image, until one is measured
 _STALE_HEARTBEAT_S = 10.0
 
 LOADING = "the model is still loading"
@@ -122,10 +116,7 @@ class LocalDispatcher:
         self._closed = False
         self._stopped = False
         self._queue = JobQueue()
-        self._pace = Pace()
-        self._numbers = itertools.count()
-        self._admitted_images = 0
-        self._admitted_bytes = 0
+        self._admission = Admission(settings, self._metrics, self._forget)
         self._convicted = 0  # images in a row that ended two workers
         self._deserted_ticks = 0  # since there was a worker that is ready
         self._sizes = (1, 1)  # short and long side of the model's input
@@ -158,8 +149,7 @@ class LocalDispatcher:
         self._refuse_all(STOPPING)
 
     def retry_after_s(self) -> int:
-        pace = self._pace.seconds_per_image() or 0
-        return min(max(1, math.ceil(self._admitted_images * pace)), MAX_RETRY_AFTER_S)
+        return self._admission.retry_after_s()
 
     def health(self) -> Health:
         loading = None if self._ever_ready() else LOADING
@@ -180,57 +170,17 @@ class LocalDispatcher:
         refusing = self.health().refusing
         if refusing is not None:
             raise UnavailableError(refusing)
-        self._require_room(images)
-        loop = asyncio.get_running_loop()
-        if self._admitted_images == 0:
-            self._pace.begin(loop.time())
-        jobs = [self._job(image, place) for place, image in enumerate(images)]
-        for job in jobs:
-            self._admit(job)
-        loop.call_soon(self._dispatch)  # later: more of what came together can go together
+        for job in (jobs := self._admission.admit(images, self._canvas)):
+            self._enqueue(job)
+        # Later: more of what came together can go together.
+        asyncio.get_running_loop().call_soon(self._dispatch)
         return [job.answer for job in jobs]
 
     # What waits
 
-    def _require_room(self, images: Sequence[EncodedImage]) -> None:
-        limits = self._settings
-        own_size = sum(len(image.data) for image in images)
-        if len(images) > limits.max_queue_images or own_size > limits.max_queue_bytes:
-            raise BadRequestError(
-                f"{len(images)} images of {own_size} bytes, more than the limits of "
-                f"{limits.max_queue_images} images and {limits.max_queue_bytes} bytes that may wait"
-            )
-        count = self._admitted_images + len(images)
-        size = self._admitted_bytes + own_size
-        if count > limits.max_queue_images or size > limits.max_queue_bytes:
-            raise QueueFullError("too many images are waiting; retry shortly", self.retry_after_s())
-
-    def _job(self, image: EncodedImage, place: int) -> Job:
-        """One image of a request.
-
-        An image's turn comes as if the images of its request had come one by one, as fast as they
-        can be scored: so a request of a hundred does not keep the others waiting until it is done.
-        """
-        loop = asyncio.get_running_loop()
+    def _canvas(self, image: EncodedImage) -> Canvas:
         short_side, long_side = self._sizes
-        return Job(
-            number=next(self._numbers) % 2**32,
-            image=image,
-            canvas=canvas_of(image.width, image.height, short_side=short_side, long_side=long_side),
-            turn=loop.time() + place * (self._pace.seconds_per_image() or _GUESSED_PACE_S),
-            admitted=loop.time(),
-            answer=loop.create_future(),
-        )
-
-    def _admit(self, job: Job) -> None:
-        timeout_s = self._settings.scoring_timeout_ms / 1000
-        job.expiry = asyncio.get_running_loop().call_later(timeout_s, self._expire, job)
-        job.answer.add_done_callback(lambda _: self._release(job))
-        self._admitted_images += 1
-        self._admitted_bytes += len(job.image.data)
-        self._metrics.queue_bytes.set(self._admitted_bytes)
-        self._metrics.image_pixels.observe(job.source_pixels)
-        self._enqueue(job)
+        return canvas_of(image.width, image.height, short_side=short_side, long_side=long_side)
 
     def _enqueue(self, job: Job) -> None:
         self._queue.add(job)
@@ -240,22 +190,12 @@ class LocalDispatcher:
         if self._queue.discard(job):
             self._metrics.queue_depth.labels(_label(job.canvas)).dec()
 
-    def _expire(self, job: Job) -> None:
-        job.settle(ScoringTimeoutError(self._settings.scoring_timeout_ms))
-
-    def _release(self, job: Job) -> None:
-        """Forget a job however it ended: who left, or came too late, costs no room and no work."""
-        self._admitted_images -= 1
-        self._admitted_bytes -= len(job.image.data)
-        self._metrics.queue_bytes.set(self._admitted_bytes)
-        if job.expiry is not None:
-            job.expiry.cancel()
+    def _forget(self, job: Job) -> None:
+        """Who left, or came too late, costs no work."""
         self._dequeue(job)
         with_worker = any(slot.give_up(job) for slot in self._slots)
         if job.answer.cancelled():
             self._metrics.cancelled.labels("worker" if with_worker else "queue").inc()
-        else:
-            job.answer.exception()  # seen, also where nobody awaits it any more
         if with_worker:
             self._dispatch()
 
@@ -385,7 +325,7 @@ class LocalDispatcher:
         job = slot.finish(frame.job)
         if job is None:  # its client had left
             return
-        self._pace.note(_now())
+        self._admission.note_scored()
         if frame.kind is not Kind.FAILED:
             slot.failures = self._convicted = 0
         job.settle(outcome)

@@ -219,7 +219,7 @@ async def test_stopping_answers_those_who_wait_and_leaves_no_worker_and_no_task(
     assert all(worker.stopped for worker in workshop.workers)
     assert asyncio.all_tasks() == before
     assert dispatcher._queue.all() == []
-    assert (dispatcher._admitted_images, dispatcher._admitted_bytes) == (0, 0)
+    assert (dispatcher._admission._images, dispatcher._admission._bytes) == (0, 0)
     assert workshop.counted("ready") == 0
 
 
@@ -325,7 +325,7 @@ async def test_an_image_that_cannot_be_taken_leaves_none_of_its_request_behind()
         await turns()
 
         assert workshop.scored == []
-        assert dispatcher._admitted_images == 0
+        assert dispatcher._admission._images == 0
 
 
 @pytest.mark.parametrize(("pace", "seconds"), [(None, 1), (0.001, 1), (1.6, 4), (100.0, 60)])
@@ -333,7 +333,7 @@ async def test_who_is_refused_is_told_how_long_those_who_wait_will_take(
     pace: float | None, seconds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(Workshop(busy=False), max_queue_images=2) as dispatcher:
-        monkeypatch.setattr(dispatcher._pace, "seconds_per_image", lambda: pace)
+        monkeypatch.setattr(dispatcher._admission._pace, "seconds_per_image", lambda: pace)
         submit(dispatcher, b"a", b"b")
 
         with pytest.raises(QueueFullError) as refused:
