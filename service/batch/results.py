@@ -35,11 +35,27 @@ class Result:
         return b'{"image":' + orjson.dumps(self.name) + b"," + self.answer[1:]
 
 
+class Names:
+    """A set of names, remembered by their hashes: some 80 MB for a million of them."""
+
+    def __init__(self) -> None:
+        self._digests: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def claim(self, name: str) -> bool:
+        """Whether that name is new; only the first to ask is told so."""
+        digest = _digest(name)
+        new = digest not in self._digests
+        self._digests.add(digest)
+        return new
+
+
 class ResultFile:
     """Lines of results, each whole once written, whatever kills the process afterwards.
 
-    Opened again it goes on behind the last whole line. Names are remembered by their hashes, some
-    80 MB for a million of them.
+    Opened again it goes on behind the last whole line.
 
     Args:
         path: Made if missing.
@@ -52,7 +68,9 @@ class ResultFile:
 
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:
         self._path = path
-        self._seen: set[int] = set()
+        self.names = Names()
+        """Of the results that there are, or that somebody is about to have."""
+
         self._file = self._open()
         try:
             self._lock()
@@ -60,7 +78,7 @@ class ResultFile:
         except BaseException:
             self._file.close()
             raise
-        self.found = len(self._seen)
+        self.found = len(self.names)
         """Results that were there before."""
 
     def __enter__(self) -> Self:
@@ -76,10 +94,7 @@ class ResultFile:
 
     def claim(self, name: str) -> bool:
         """Whether the result of that name is still to be had; only the first to ask is told so."""
-        digest = _digest(name)
-        new = digest not in self._seen
-        self._seen.add(digest)
-        return new
+        return self.names.claim(name)
 
     def append(self, result: Result) -> None:
         rest = memoryview(result.line() + b"\n")
@@ -126,7 +141,7 @@ class ResultFile:
                 raise BatchError(
                     f"{self._path}: line {number} is no result; name another file, or --overwrite"
                 )
-            self._seen.add(_digest(orjson.loads(match[1])))
+            self.names.claim(orjson.loads(match[1]))
             end += len(line)
         return end
 

@@ -153,7 +153,7 @@ class BatchScorer:
     async def _read(self, item: Item) -> EncodedImage:
         match item.content:
             case Path() as path:
-                return await asyncio.to_thread(_read_file, path, self._settings)
+                return await asyncio.to_thread(read_file, path, self._settings)
             case bytes() as data:
                 return await asyncio.to_thread(check_image, data, self._settings)
             case str() as text:
@@ -218,8 +218,12 @@ def _next(items: Iterator[Item]) -> Item | None:
         raise BatchError(f"cannot read {error.filename} ({error.strerror})") from error
 
 
-def _read_file(path: Path, settings: Settings) -> EncodedImage:
-    """Judged by its size before it is read."""
+def read_file(path: Path, settings: Settings) -> EncodedImage:
+    """An image file, judged by its size before it is read.
+
+    Raises:
+        BadImageError: It cannot be read, or is no image that is taken.
+    """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,8 @@ class Source:
     """Images in an order of their own, one at a time in memory."""
 
     items: Callable[[], Iterator[Item]]
+    """May be pickled, and called in another process of this machine."""
+
     count: Callable[[], int | None]
     """How many there are; None where only reading everything would tell. It may take a while."""
 
@@ -77,7 +79,7 @@ def open_source(given: str, *, column: str, max_image_bytes: int) -> Source:
     if suffixes.endswith(".parquet"):
         return _parquet(path, column)
     if path.suffix.lower() in PICTURE_SUFFIXES:
-        return _countable(lambda: iter([Item(as_text(path.name), path)]))
+        return _countable(partial(iter, [Item(as_text(path.name), path)]))
     return _countable(partial(_listed, path, path.parent, given))
 
 
@@ -130,10 +132,11 @@ def _matches(pattern: str) -> Iterator[Item]:
 
 def _stdin() -> Source:
     """By way of a file, which can be read twice, and while nothing else runs: it may never end."""
-    spool = tempfile.NamedTemporaryFile()  # noqa: SIM115  # lives as long as the lambda below
+    spool = tempfile.NamedTemporaryFile()  # noqa: SIM115  # lives as long as the lambda that has it
     shutil.copyfileobj(sys.stdin.buffer, spool)
     spool.flush()
-    return _countable(lambda: _listed(Path(spool.name), Path(), "standard input"))
+    items = partial(_listed, Path(spool.name), Path(), "standard input")
+    return Source(items, lambda _=spool: sum(1 for _ in items()))  # type: ignore[misc]
 
 
 def _listed(path: Path, folder: Path, title: str) -> Iterator[Item]:
@@ -210,7 +213,7 @@ def _parquet(path: Path, column: str) -> Source:
         raise BatchError(f"{path}: not a Parquet file, or not readable") from error
     if column not in heading:
         raise _no_column(path, column, heading)
-    return Source(lambda: _numbered(_cells(path, column), path.parent), lambda: count)
+    return Source(partial(_rows_of_parquet, path, column), lambda: count)
 
 
 def _cells(path: Path, column: str) -> Iterator[object]:
@@ -224,9 +227,9 @@ def _cells(path: Path, column: str) -> Iterator[object]:
         raise BatchError(f"{path}: the file is damaged") from error
 
 
-def _numbered(cells: Iterable[object], folder: Path) -> Iterator[Item]:
-    for number, cell in enumerate(cells):
-        yield Item(str(number), _image_of(cell, folder))
+def _rows_of_parquet(path: Path, column: str) -> Iterator[Item]:
+    for number, cell in enumerate(_cells(path, column)):
+        yield Item(str(number), _image_of(cell, path.parent))
 
 
 def _no_column(path: Path, column: str, heading: list[str]) -> BatchError:
@@ -238,10 +241,13 @@ def _no_column(path: Path, column: str, heading: list[str]) -> BatchError:
 
 
 def _tars(shards: list[str], max_image_bytes: int) -> Source:
-    return Source(
-        lambda: (item for shard in shards for item in _members(shard, max_image_bytes)),
-        lambda: _count_members(shards),
-    )
+    items = partial(_members_of_all, shards, max_image_bytes)
+    return Source(items, lambda: _count_members(shards))
+
+
+def _members_of_all(shards: list[str], max_image_bytes: int) -> Iterator[Item]:
+    for shard in shards:
+        yield from _members(shard, max_image_bytes)
 
 
 def _members(shard: str, max_image_bytes: int) -> Iterator[Item]:
