@@ -1,8 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test test-browser check check-deployments format bench-model bench-variants bench-http \
-        fuzz soak audit image try-image picture clean
+.PHONY: serve test test-browser test-ray check check-deployments format bench-model bench-variants \
+        bench-http fuzz soak audit image try-image picture clean
 
 serve: .venv/runtime  ## the service on port 5001, with the model in weights/
 	$(BIN)/solov2 serve
@@ -12,6 +12,9 @@ test: .venv/development  ## the whole suite, offline
 
 test-browser: .venv/browser  ## the page in an installed Chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser
+
+test-ray: .venv/ray  ## Ray Serve and Ray Data on clusters of this machine's processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/service/cluster
 
 check: .venv/development  ## style, types, who may import whom, the Dockerfile
 	$(BIN)/ruff check .
@@ -81,6 +84,10 @@ clean:
 
 .venv/bench: .venv/runtime
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
+	touch $@
+
+.venv/ray: .venv/development
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group ray
 	touch $@
 
 .venv-%/ready: pyproject.toml  # an environment of its own for a group of pyproject.toml

@@ -321,7 +321,7 @@ class LocalDispatcher:
                 metrics.stage_seconds.labels(stage).observe(duration)
 
     def _finish(self, slot: Slot, frame: Frame) -> None:
-        outcome = _outcome(frame)  # first: if it is nonsense, the job is still the slot's to lose
+        outcome = outcome_of(frame)  # first: if it is nonsense, the job is still the slot's to lose
         job = slot.finish(frame.job)
         if job is None:  # its client had left
             return
@@ -428,7 +428,7 @@ def _has_tried(slot: Slot) -> bool:
     return slot.ever_ready or slot.failures >= MAX_FAILED_STARTS
 
 
-def _outcome(frame: Frame) -> bytes | ServiceError:
+def outcome_of(frame: Frame) -> bytes | ServiceError:
     match frame.kind:
         case Kind.RESULT:
             return frame.payload
