@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.progress import TextColumn
@@ -17,7 +17,11 @@ from service.logs import configure_logging
 from service.settings import Settings
 
 if TYPE_CHECKING:
+    from service.batch.results import Result, ResultFile
+    from service.batch.sources import Source
     from service.batch.tally import Tally
+
+    Engine = Callable[[Source, ResultFile, Settings, Callable[[Result], None]], None]
 
 _BAR_EVERY_S = 0.2
 _LINE_EVERY_S = 10.0
@@ -34,6 +38,12 @@ def batch(
     out: Annotated[Path, typer.Option(help="File to append to: one JSON object a line.")],
     column: Annotated[str, typer.Option(help="Of a table: where the images are.")] = "image",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew.")] = False,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="This machine, or all of a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str, typer.Option(help="Of the cluster, host:port; auto is the one this machine is in.")
+    ] = "auto",
     weights: WeightsOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
@@ -55,7 +65,8 @@ def batch(
         apply_exif=apply_exif,
     )
     try:
-        tally = _run_batch(source, out, column, overwrite, settings)
+        run = _ray_engine(address) if engine == "ray" else _local_engine()
+        tally = _run_batch(source, out, column, overwrite, settings, run)
     except (BatchError, OSError) as error:
         fail(error)
     except KeyboardInterrupt:
@@ -65,10 +76,32 @@ def batch(
     say(f"{out}: {tally.new} images, {tally.errors} errors{before}")
 
 
-def _run_batch(given: str, out: Path, column: str, overwrite: bool, settings: Settings) -> "Tally":
+def _local_engine() -> "Engine":
+    from service.batch.scoring import run_batch
+
+    return lambda source, results, settings, note: asyncio.run(
+        run_batch(source.items(), results, settings, note)
+    )
+
+
+def _ray_engine(address: str) -> "Engine":
+    from service.batch.errors import BatchError
+
+    try:
+        from service.cluster.ray_data import run_batch  # an extra
+    except ModuleNotFoundError as error:
+        why = f"{error.name} is not installed; pip install 'solov2[ray]' brings it"
+        raise BatchError(why) from None
+    return lambda source, results, settings, note: run_batch(
+        source.items, results, settings, note, address
+    )
+
+
+def _run_batch(
+    given: str, out: Path, column: str, overwrite: bool, settings: Settings, run: "Engine"
+) -> "Tally":
     from service.batch.errors import BatchError
     from service.batch.results import ResultFile
-    from service.batch.scoring import run_batch
     from service.batch.sources import open_source
     from service.batch.tally import Tally
 
@@ -79,7 +112,7 @@ def _run_batch(given: str, out: Path, column: str, overwrite: bool, settings: Se
         configure_logging(sys.stderr)  # says why a URL gave nothing, or a worker ended
         tally = Tally(results.found)
         with _shown(tally, source.count):
-            asyncio.run(run_batch(source.items(), results, settings, tally.note))
+            run(source, results, settings, tally.note)
     return tally
 
 
