@@ -71,6 +71,9 @@ def run_batch(
         BatchError: The cluster cannot be reached, the input ends in an error, or no workers can go
             on.
     """
+    paths = {"weights": settings.weights, "azureml_model_dir": settings.azureml_model_dir}
+    absolute = {name: path.absolute() for name, path in paths.items() if path}
+    settings = settings.model_copy(update=absolute)  # other processes stand elsewhere
     with _connected(address):
         rows = _rows(_scored(_Items(items, results.names, settings), settings))
         try:
@@ -136,6 +139,8 @@ def _packed(rows: list[Row], fields: dict[str, pa.DataType]) -> pa.Table:
 
 
 def _unpacked(table: pa.Table) -> list[Row]:
+    if not table.num_rows:  # nothing came: then it has no columns either
+        return []
     return [row for rows in table.column("rows").to_pylist() for row in rows]
 
 
