@@ -6,7 +6,7 @@ answer its health route within a second, and a serving image carries no training
 
 import typer
 
-from service.cli import benchmark
+from service.cli import benchmark, dataset
 from service.cli.batch import batch
 from service.cli.evaluate import evaluate
 from service.cli.predict import predict
@@ -24,3 +24,4 @@ app = typer.Typer(
 for command in (serve, predict, batch, evaluate, convert, download, train):
     app.command()(command)
 app.add_typer(benchmark.app, name="benchmark")
+app.add_typer(dataset.app, name="dataset")

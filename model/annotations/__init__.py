@@ -1,0 +1,4 @@
+"""Annotated pictures: the formats they come in, one form for all, and what may be wrong with them.
+
+Needs the ``train`` extra.
+"""
