@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from model.checkpoint import CheckpointError, load_checkpoint
-from model.config import VARIANTS, SOLOv2Config
+from model.checkpoint import Checkpoint, CheckpointError, find_weights, load_checkpoint
+from model.config import VARIANTS, PreprocessConfig, SOLOv2Config
+from model.convert_mmdet import read_mmdet_checkpoint
 from model.solov2 import SOLOv2, build_solov2
 
 # What a plain classification backbone lacks: offsets start at zero, counters are not used.
@@ -22,21 +23,27 @@ def initial_network(
     variant: str,
     weights: Path | None,
     backbone_weights: Path | None,
+    short_side: int | None = None,
+    long_side: int | None = None,
 ) -> tuple[SOLOv2, SOLOv2Config]:
     """Build the network and load what there is to start from.
 
     Args:
         class_names: C names in label order.
         variant: Architecture, where ``weights`` does not bring its own.
-        weights: A checkpoint of ours.
+        weights: A checkpoint of ours, a published ``.pth``, or a folder that holds one of them.
         backbone_weights: State dict with torchvision's names.
+        short_side: Of the pictures it will be asked about, pixels; as it was unless given.
+        long_side: Likewise.
 
     Raises:
         CheckpointError: A file is missing, damaged, or of another architecture.
+        ValueError: The short side does not fit into the long one.
     """
-    checkpoint = None if weights is None else load_checkpoint(weights)
+    checkpoint = None if weights is None else _read(find_weights(weights))
     base = VARIANTS[variant] if checkpoint is None else checkpoint.config
-    config = replace(base, class_names=tuple(class_names))
+    sides = _sides(base.preprocess, short_side, long_side)
+    config = replace(base, class_names=tuple(class_names), preprocess=sides)
     model = build_solov2(config)
     if checkpoint is not None:
         state_dict = match_classes(
@@ -46,6 +53,20 @@ def initial_network(
     if backbone_weights is not None:
         load_backbone(model.backbone, backbone_weights)
     return model, config
+
+
+def _read(path: Path) -> Checkpoint:
+    published = path.suffix in (".pth", ".pt")
+    return read_mmdet_checkpoint(path) if published else load_checkpoint(path)
+
+
+def _sides(
+    base: PreprocessConfig, short_side: int | None, long_side: int | None
+) -> PreprocessConfig:
+    short, long = short_side or base.short_side, long_side or base.long_side
+    if short > long:
+        raise ValueError(f"short sides of {short} pixels do not fit into long ones of {long}")
+    return replace(base, short_side=short, long_side=long)
 
 
 def match_classes(

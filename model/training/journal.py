@@ -5,7 +5,7 @@ import json
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -17,6 +17,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 
 class Journal:
     """Appends to a JSON-lines file; shows a progress bar, or plain lines without a terminal.
@@ -25,9 +28,13 @@ class Journal:
         path: The file; lines of iterations that are about to be repeated are removed.
         iteration: Where the run starts.
         total: Where it ends.
+        board: Folder for TensorBoard's curves, which need its extra; none are written without.
     """
 
-    def __init__(self, path: Path, *, iteration: int, total: int) -> None:
+    def __init__(
+        self, path: Path, *, iteration: int, total: int, board: Path | None = None
+    ) -> None:
+        self._board = None if board is None else _open_board(board, iteration)
         self._path = path
         self._total = total
         self._console = Console()
@@ -55,6 +62,8 @@ class Journal:
         traceback: TracebackType | None,
     ) -> None:
         self._progress.stop()
+        if self._board is not None:
+            self._board.close()
 
     def advance(self, iteration: int) -> None:
         """Move the bar: ``iteration`` steps are done."""
@@ -65,7 +74,11 @@ class Journal:
         line = json.dumps({"iteration": iteration, **fields})
         with self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-        text = "  ".join(f"{key} {_short(value)}" for key, value in fields.items())
+        figures = {key: value for key, value in fields.items() if not isinstance(value, dict)}
+        text = "  ".join(f"{key} {_short(value)}" for key, value in figures.items())
+        if self._board is not None:
+            for key, value in figures.items():
+                self._board.add_scalar(key, value, iteration)
         self._progress.update(self._task, description=text)
         if not self._console.is_terminal:
             left = self._remaining_s(iteration)
@@ -90,6 +103,16 @@ def _forget_after(path: Path, iteration: int) -> None:
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text("".join(kept), encoding="utf-8")
     unfinished.replace(path)
+
+
+def _open_board(folder: Path, iteration: int) -> "SummaryWriter":
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError as error:  # the one optional dependency of training
+        raise ValueError(
+            "TensorBoard is not installed; pip install 'solov2[tensorboard]' brings it"
+        ) from error
+    return SummaryWriter(folder, purge_step=iteration + 1)
 
 
 def _short(value: Any) -> str:

@@ -2,10 +2,9 @@
 
 In the output folder: ``last.pt`` is the whole state, from which an interrupted run goes on
 exactly; ``last.safetensors`` and ``best.safetensors`` are averaged weights ready for use;
-``log.jsonl`` has a line for each measurement.
+``log.jsonl`` has a line for each measurement, and ``report.html`` shows it all in the end.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 
 from model.checkpoint import Checkpoint, CheckpointError, save_checkpoint
-from model.evaluate import CocoReport, check_annotations, evaluate_coco
-from model.predictor import Predictor
+from model.config import PreprocessConfig
+from model.preprocess import STRIDE
 from model.training.augment import Augment, Batch, Collate
 from model.training.config import TrainConfig
-from model.training.dataset import CocoDataset
+from model.training.data import load_data
+from model.training.dataset import AnnotatedDataset
 from model.training.ema import EMA
 from model.training.initial import initial_network
 from model.training.journal import Journal
@@ -33,8 +33,13 @@ from model.training.optimiser import (
     set_training_mode,
 )
 from model.training.pace import Pace
+from model.training.report import write_report
 from model.training.sampler import AugmentedDataset, BatchSampler, batches_per_epoch
+from model.training.validation import Validation, validation_line
 from model.training.world import World, join_world
+
+_STATE = "last.pt"
+_LONGEST_WARMUP = 500  # iterations, MMDetection's
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -47,15 +52,16 @@ class TrainResult:
     last: Path
     best: Path | None  # None without validation
     best_mask_ap: float | None
+    report: Path
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Train until ``config`` says enough, resuming what its output folder holds.
+    """Train until ``config`` says enough, and write a report.
 
     Run it under ``torchrun`` to share each batch among several processes.
 
     Raises:
-        ValueError: The data or the start weights cannot be used.
+        ValueError: The data, the start weights or the output folder cannot be used.
         FloatingPointError: The loss is no longer a finite number.
     """
     with join_world(config.device) as world:
@@ -68,25 +74,27 @@ class Trainer:
     def __init__(self, config: TrainConfig, world: World) -> None:
         if config.batch_size % world.size:
             raise ValueError(f"{world.size} processes cannot share batches of {config.batch_size}")
+        if not config.resume and (config.output / _STATE).exists():
+            raise ValueError(
+                f"{config.output} holds a run already: resume it, or choose another folder"
+            )
         torch.manual_seed(config.seed)
         self.config = config
         self.world = world
-        self.dataset = CocoDataset(
-            config.train_images,
-            config.train_annotations,
-            class_names=config.class_names,
-            apply_exif=config.apply_exif,
+        self.data = load_data(config, check=world.is_main)
+        self.dataset = AnnotatedDataset(
+            self.data.train, self.data.class_names, apply_exif=config.apply_exif
         )
-        if config.val_annotations is not None:
-            check_annotations(config.val_annotations, self.dataset.class_names)
         self.epoch_length = batches_per_epoch(len(self.dataset), config.batch_size)
         self.total = _total_iterations(config, self.epoch_length)
 
         model, self.network_config = initial_network(
-            self.dataset.class_names,
+            self.data.class_names,
             variant=config.variant,
             weights=config.weights,
             backbone_weights=config.backbone_weights,
+            short_side=None if config.short_sides is None else max(config.short_sides),
+            long_side=config.long_side,
         )
         freeze_stages(model.backbone, config.freeze_stages)
         self.model = model.to(world.device).to(memory_format=torch.channels_last)
@@ -96,7 +104,11 @@ class Trainer:
         self.dtype = _dtype(config.precision, world.device)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
         self.iteration = 0
-        self.best_mask_ap: float | None = None
+        self.validation = None
+        if self.data.validation is not None:
+            self.validation = Validation(
+                self.data.validation, self.data.class_names, config, str(world.device)
+            )
 
     def run(self) -> TrainResult:
         """Train from the saved state, or the start, to the end."""
@@ -104,26 +116,35 @@ class Trainer:
         self._resume()
         if self.world.is_main:
             log = self.config.output / "log.jsonl"
-            with Journal(log, iteration=self.iteration, total=self.total) as journal:
+            board = self.config.output / "tensorboard" if self.config.tensorboard else None
+            with Journal(log, iteration=self.iteration, total=self.total, board=board) as journal:
                 self._iterate(journal)
+            write_report(self.config, self.data, self._result(), str(self.world.device))
         else:
             self._iterate(None)
-        best = self.config.output / "best.safetensors"
+        self.world.wait()
+        return self._result()
+
+    def _result(self) -> TrainResult:
+        mask_ap = None if self.validation is None else self.validation.best_mask_ap
         return TrainResult(
             iterations=self.iteration,
             last=self.config.output / "last.safetensors",
-            best=None if self.best_mask_ap is None else best,
-            best_mask_ap=self.best_mask_ap,
+            best=None if self.validation is None or mask_ap is None else self.validation.best,
+            best_mask_ap=mask_ap,
+            report=self.config.output / "report.html",
         )
 
     def _iterate(self, journal: Journal | None) -> None:
+        if self._gives_up():
+            return
         pace = Pace(self.config)
         for batch in self.loader():
             losses = self.step(batch)
             pace.add(losses)
             if journal is not None:
                 journal.advance(self.iteration)
-                if self.iteration % self.config.log_every == 0:
+                if self.iteration % self.config.log_every == 0 or self.iteration == self.total:
                     journal.write(self.iteration, **self._measurements(pace))
             validates = self._validates_now()
             if journal is not None and (validates or pace.state_is_due(self.iteration)):
@@ -133,8 +154,13 @@ class Trainer:
                     if validates:
                         self._validate(journal)
                         self._save_state()
-            if validates:
-                self.world.wait()
+            if validates and self._gives_up():
+                return
+
+    def _gives_up(self) -> bool:
+        """Whether the first process, which alone measures, has seen enough."""
+        enough = self.world.is_main and self.validation is not None and self.validation.gives_up
+        return self.world.sum(enough).item() > 0
 
     def loader(self) -> DataLoader[Any]:
         """This process's batches from the current iteration to the last."""
@@ -142,7 +168,7 @@ class Trainer:
         sampler = BatchSampler(
             self.dataset.landscape(),
             batch_size=config.batch_size,
-            short_sides=config.short_sides,
+            short_sides=config.short_sides or _short_sides(self.network_config.preprocess),
             seed=config.seed,
             first=self.iteration,
             last=self.total,
@@ -150,7 +176,9 @@ class Trainer:
             world_size=self.world.size,
         )
         samples = AugmentedDataset(
-            self.dataset, Augment(config.augment), long_side=config.long_side
+            self.dataset,
+            Augment(config.augment),
+            long_side=self.network_config.preprocess.long_side,
         )
         return DataLoader(
             samples,
@@ -171,7 +199,7 @@ class Trainer:
         rate = self.config.learning_rate * learning_rate_factor(
             self.iteration,
             total=self.total,
-            warmup=self.config.warmup_iterations,
+            warmup=_warmup(self.config, self.total),
             schedule=self.config.schedule,
         )
         set_learning_rate(self.optimiser, rate)
@@ -218,22 +246,10 @@ class Trainer:
         return self.iteration == self.total or self.iteration % every == 0
 
     def _validate(self, journal: Journal) -> None:
-        """Measure the weights just saved, and keep a copy if none were better."""
-        if self.config.val_images is None or self.config.val_annotations is None:
-            return
-        last = self.config.output / "last.safetensors"
-        predictor = Predictor.load(last, str(self.world.device), self.config.precision)
-        report = evaluate_coco(
-            predictor.predict,
-            predictor.class_names,
-            self.config.val_images,
-            self.config.val_annotations,
-            apply_exif=self.config.apply_exif,
-        )
-        if self.best_mask_ap is None or report.mask_ap > self.best_mask_ap:
-            self.best_mask_ap = report.mask_ap
-            _copy_atomically(last, self.config.output / "best.safetensors")
-        journal.write(self.iteration, **_validation_line(report))
+        """Measure the weights just saved."""
+        if self.validation is not None:
+            report = self.validation.measure(self.config.output / "last.safetensors")
+            journal.write(self.iteration, **validation_line(report))
 
     def _save_weights(self) -> None:
         save_checkpoint(
@@ -246,20 +262,20 @@ class Trainer:
         state = {
             "network": repr(self.network_config),
             "iteration": self.iteration,
-            "best_mask_ap": self.best_mask_ap,
+            "validation": None if self.validation is None else self.validation.state_dict(),
             "model": self.model.state_dict(),
             "ema": self.ema.model.state_dict(),
             "ema_updates": self.ema.updates,
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
-        path = self.config.output / "last.pt"
+        path = self.config.output / _STATE
         unfinished = path.with_suffix(".pt.unfinished")
         torch.save(state, unfinished)
         unfinished.replace(path)
 
     def _resume(self) -> None:
-        path = self.config.output / "last.pt"
+        path = self.config.output / _STATE
         if not path.exists():
             return
         try:
@@ -269,7 +285,8 @@ class Trainer:
         if state["network"] != repr(self.network_config):
             raise CheckpointError(f"{path}: the state of a run with another network or classes")
         self.iteration = state["iteration"]
-        self.best_mask_ap = state["best_mask_ap"]
+        if self.validation is not None and state["validation"] is not None:
+            self.validation.load_state_dict(state["validation"])
         self.model.load_state_dict(state["model"])
         self.ema.model.load_state_dict(state["ema"])
         self.ema.updates = state["ema_updates"]
@@ -288,23 +305,18 @@ def _dtype(precision: str, device: torch.device) -> torch.dtype:
     return _DTYPES[precision]
 
 
-def _validation_line(report: CocoReport) -> dict[str, float]:
-    per_class = {f"mask_ap_{name}": result.mask.ap for name, result in report.per_class.items()}
-    return {
-        "mask_ap": report.mask_ap,
-        "mask_ap50": report.mask.ap50,
-        "box_ap": report.box_ap,
-        **per_class,
-        "validation_s": report.seconds,
-    }
+def _warmup(config: TrainConfig, total: int) -> int:
+    if config.warmup_iterations is not None:
+        return config.warmup_iterations
+    return min(_LONGEST_WARMUP, total // 10)
+
+
+def _short_sides(preprocess: PreprocessConfig) -> list[int]:
+    """From 3/4 of the network's own to that in steps of the stride, about as MMDetection does."""
+    largest = preprocess.short_side
+    return [*range(largest, round(0.75 * largest) - 1, -STRIDE)][::-1]
 
 
 def _use_one_thread(worker: int) -> None:  # noqa: ARG001
     """The processes are the parallelism; OpenCV's own threads do not survive a fork either."""
     cv2.setNumThreads(0)
-
-
-def _copy_atomically(source: Path, target: Path) -> None:
-    unfinished = target.with_suffix(".unfinished")
-    shutil.copyfile(source, unfinished)
-    unfinished.replace(target)

@@ -94,15 +94,15 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(squares: Path, tiny_weights: Path, tmp_path: Path) -> TrainConfig:
     """Six iterations of two pictures, an epoch being three."""
     return TrainConfig(
-        train_images=squares,
-        train_annotations=squares / "instances.json",
-        val_images=squares,
-        val_annotations=squares / "instances.json",
+        train_data=squares / "instances.json",
+        val_data=squares / "instances.json",
         output=tmp_path / "output",
         weights=tiny_weights,
         epochs=2,
         batch_size=2,
+        optimiser="sgd",
         learning_rate=0.01,
+        backbone_lr_factor=1,
         warmup_iterations=2,
         short_sides=(48, 64),
         long_side=80,

@@ -6,16 +6,19 @@ import pytest
 
 from model.training.config import TrainConfig
 
-CONFIG = TrainConfig(train_images=Path("a"), train_annotations=Path("b"), output=Path("c"))
+CONFIG = TrainConfig(train_data=Path("a"), output=Path("c"))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"variant": "huge"}, "no variant 'huge'"),
-        ({"val_images": Path("d")}, "both"),
-        ({"short_sides": ()}, "do not fit"),
-        ({"short_sides": (600,)}, "do not fit into 512"),
+        ({"val_fraction": 1}, "below 1"),
+        ({"val_fraction": 0.2, "val_data": Path("d")}, "either"),
+        ({"early_stopping": 0, "val_fraction": 0.2}, "at least one"),
+        ({"early_stopping": 3}, "needs validation data"),
+        ({"short_sides": ()}, "at least 32"),
+        ({"short_sides": (64, 16)}, "at least 32"),
         ({"batch_size": 0}, "positive"),
         ({"epochs": 0}, "positive"),
         ({"freeze_stages": 5}, "4 stages"),

@@ -4,9 +4,11 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from goldens import official_keys
 
 from model.backbone import MobileNetV2Backbone, ResNetBackbone
 from model.checkpoint import CheckpointError, load_checkpoint
+from model.config import COCO_CLASSES
 from model.training.initial import initial_network, load_backbone, match_classes
 
 
@@ -25,6 +27,37 @@ def test_shared_classes_keep_their_weights_and_new_ones_start_fresh(tiny_weights
     assert not torch.isin(state["head.category.weight"][0], trained["head.category.weight"]).all()
     others = [key for key in state if not key.startswith("head.category.")]
     assert [key for key in others if not torch.equal(state[key], trained[key])] == []
+
+
+def test_a_published_checkpoint_is_a_start_too(tmp_path: Path) -> None:
+    """Its classes are COCO's, of which this keeps one and adds another."""
+    published = {
+        key: torch.tensor(0) if key.endswith("num_batches_tracked") else torch.rand(shape)
+        for key, shape in official_keys("light_r18_3x").items()
+    }
+    torch.save({"state_dict": published}, tmp_path / "solov2_light_r18.pth")
+
+    model, config = initial_network(
+        ("carton", "bottle"), variant="mobile", weights=tmp_path, backbone_weights=None
+    )
+
+    assert (config.variant, config.class_names) == ("light_r18_3x", ("carton", "bottle"))
+    state = model.state_dict()
+    bottle = COCO_CLASSES.index("bottle")
+    classes = published["mask_head.conv_cls.weight"]
+    assert torch.equal(state["head.category.weight"][1], classes[bottle])
+    assert not torch.isin(state["head.category.weight"][0], classes).any()
+    assert torch.equal(state["backbone.conv1.weight"], published["backbone.conv1.weight"])
+
+
+def test_sides_are_those_asked_for(tiny_weights: Path) -> None:
+    options: dict[str, Any] = {"variant": "", "weights": tiny_weights, "backbone_weights": None}
+
+    _, config = initial_network(("red",), **options, short_side=96, long_side=128)
+
+    assert (config.preprocess.short_side, config.preprocess.long_side) == (96, 128)
+    with pytest.raises(ValueError, match="96 pixels do not fit into long ones of 64"):
+        initial_network(("red",), **options, short_side=96)
 
 
 def test_classes_are_matched_by_name_in_any_order() -> None:

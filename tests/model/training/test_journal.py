@@ -1,7 +1,9 @@
 import json
+import sys
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from model.training.journal import Journal
 
@@ -42,3 +44,34 @@ def test_a_line_that_a_killed_run_left_unfinished_is_dropped(tmp_path: Path) -> 
         pass
 
     assert log.read_text() == '{"iteration": 1}\n'
+
+
+def test_nested_figures_are_for_the_file_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Journal(tmp_path / "log.jsonl", iteration=0, total=10) as journal:
+        journal.write(5, mask_ap=0.5, per_class={"cat": {"mask_ap": 0.5}})
+
+    assert json.loads((tmp_path / "log.jsonl").read_text())["per_class"]["cat"]["mask_ap"] == 0.5
+    assert "cat" not in capsys.readouterr().out
+
+
+def test_tensorboard_gets_every_figure(tmp_path: Path) -> None:
+    board = tmp_path / "tensorboard"
+    with Journal(tmp_path / "log.jsonl", iteration=0, total=10, board=board) as journal:
+        journal.write(5, loss=1.5, per_class={})
+        journal.write(6, loss=1.25)
+
+    events = EventAccumulator(str(board)).Reload()
+
+    assert events.Tags()["scalars"] == ["loss"]
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(5, 1.5), (6, 1.25)]
+
+
+def test_without_tensorboard_its_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+
+    with pytest.raises(ValueError, match=r"solov2\[tensorboard\]"):
+        Journal(tmp_path / "log.jsonl", iteration=0, total=1, board=tmp_path)

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from model.annotations.coco import read_coco
 from model.training.augment import Augment
 from model.training.config import AugmentConfig
-from model.training.dataset import CocoDataset
+from model.training.dataset import AnnotatedDataset
 from model.training.sampler import AugmentedDataset, BatchSampler, Draw, batches_per_epoch
 
 WIDE_AND_TALL = [True] * 13 + [False] * 10
@@ -94,7 +95,7 @@ def test_an_epoch_without_pictures_is_an_error() -> None:
 
 def test_equal_draws_give_equal_samples_in_any_process(squares: Path) -> None:
     dataset = AugmentedDataset(
-        CocoDataset(squares, squares / "instances.json"),
+        AnnotatedDataset(read_coco(squares / "instances.json"), ("red", "blue")),
         Augment(AugmentConfig(crop=1, colour=1)),
         long_side=80,
     )
@@ -114,7 +115,9 @@ def test_equal_draws_give_equal_samples_in_any_process(squares: Path) -> None:
 
 def test_drawing_a_sample_leaves_the_processs_own_random_numbers_alone(squares: Path) -> None:
     dataset = AugmentedDataset(
-        CocoDataset(squares, squares / "instances.json"), Augment(AugmentConfig()), long_side=80
+        AnnotatedDataset(read_coco(squares / "instances.json"), ("red", "blue")),
+        Augment(AugmentConfig()),
+        long_side=80,
     )
     before = torch.get_rng_state()
 

@@ -72,7 +72,7 @@ def test_the_best_weights_are_those_that_measured_best(
         voc = voc_metrics([], [])
         return CocoReport(precision, precision, per_class={}, voc=voc, images=1, seconds=0)
 
-    monkeypatch.setattr("model.training.train.evaluate_coco", measure)
+    monkeypatch.setattr("model.training.validation.evaluate_coco", measure)
 
     result = train(replace(config, epochs=3))
 
@@ -93,7 +93,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     with pytest.raises(KeyboardInterrupt):
         InterruptedTrainer(config, CPU).run()
     assert saved_state(config)["iteration"] == 3
-    train(config)
+    train(replace(config, resume=True))
 
     for part in ("model", "ema"):
         assert_equal_tensors(saved_state(config)[part], saved_state(whole)[part])
@@ -114,7 +114,7 @@ def test_a_finished_run_is_not_trained_again(config: TrainConfig) -> None:
     first = train(config)
     before = saved_state(config)["model"]
 
-    again = train(config)
+    again = train(replace(config, resume=True))
 
     assert again == first
     assert_equal_tensors(saved_state(config)["model"], before)
@@ -124,11 +124,89 @@ def test_the_state_of_another_network_is_refused(config: TrainConfig) -> None:
     train(replace(config, max_iterations=1))
 
     with pytest.raises(CheckpointError, match="another network"):
-        train(replace(config, class_names=("red",)))
+        train(replace(config, class_names=("red",), resume=True))
+
+
+def test_a_folder_with_a_run_in_it_is_left_alone_unless_it_is_to_be_resumed(
+    config: TrainConfig,
+) -> None:
+    train(replace(config, max_iterations=1))
+    before = (config.output / "last.pt").read_bytes()
+
+    with pytest.raises(ValueError, match="holds a run already"):
+        train(config)
+
+    assert (config.output / "last.pt").read_bytes() == before
+
+
+def test_resuming_where_nothing_was_starts_at_the_beginning(config: TrainConfig) -> None:
+    assert train(replace(config, max_iterations=1, resume=True)).iterations == 1
+
+
+def test_early_stopping_ends_a_run_that_gets_no_better(config: TrainConfig) -> None:
+    """A rate too small to change anything: the first measurement stays the best."""
+    idle = replace(config, learning_rate=1e-12, epochs=20, early_stopping=2)
+
+    result = train(idle)
+
+    assert result.iterations == 9
+    assert train(replace(idle, resume=True)) == result
+
+
+def test_a_run_ends_with_a_report(config: TrainConfig) -> None:
+    result = train(config)
+
+    text = result.report.read_text()
+    assert result.report == config.output / "report.html"
+    assert "<td>red</td>" in text
+    assert text.count("<figure>") == 6
+
+
+@pytest.mark.parametrize(
+    ("sides", "short", "longest"), [({}, 64, 64), ({"short_sides": (48,), "long_side": 96}, 48, 96)]
+)
+def test_pictures_are_later_sized_as_they_were_in_training(
+    config: TrainConfig, sides: dict[str, Any], short: int, longest: int
+) -> None:
+    sizes = {"short_sides": None, "long_side": None, **sides}
+
+    result = train(replace(config, max_iterations=1, **sizes))
+
+    preprocess = load_checkpoint(result.last).config.preprocess
+    assert (preprocess.short_side, preprocess.long_side) == (short, longest)
+
+
+def test_unless_told_sizes_range_from_three_quarters_to_the_whole(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    trainer = Trainer(
+        replace(config, weights=None, variant="mobile", short_sides=None, long_side=None), CPU
+    )
+
+    assert {batch_size(batch) for batch in trainer.loader().batch_sampler} <= {288, 320, 352, 384}
+
+
+def batch_size(draws: Any) -> int:
+    [side] = {draw.short_side for draw in draws}
+    return int(side)
+
+
+def test_the_first_tenth_of_a_run_warms_up(config: TrainConfig) -> None:
+    trainer = Trainer(replace(config, warmup_iterations=None, epochs=10), CPU)
+    batch = first_batch(trainer)
+
+    rates = []
+    for _ in range(4):
+        trainer.step(batch)
+        rates.append(trainer.optimiser.param_groups[-1]["lr"])
+
+    assert rates[0] == pytest.approx(1e-5)
+    assert rates[:3] == sorted(rates[:3])
+    assert rates[3] > 0.9 * config.learning_rate
 
 
 def test_without_validation_data_there_is_no_best(config: TrainConfig) -> None:
-    result = train(replace(config, val_images=None, val_annotations=None, max_iterations=1))
+    result = train(replace(config, val_data=None, max_iterations=1))
 
     assert result.best is None
     assert result.best_mask_ap is None
@@ -214,7 +292,8 @@ train(pickle.loads(Path(sys.argv[1]).read_bytes()))
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(config: TrainConfig, tmp_path: Path) -> None:
-    alone = replace(config, batch_size=4, max_iterations=3, output=tmp_path / "alone")
+    """Early stopping included, which one process decides for both."""
+    alone = replace(config, batch_size=4, epochs=9, early_stopping=2, output=tmp_path / "alone")
     shared = replace(alone, output=tmp_path / "shared")
     train(alone)
 
