@@ -1,8 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test test-browser test-ray check check-deployments format bench-model bench-variants \
-        bench-http fuzz soak audit image try-image picture clean
+.PHONY: serve test test-browser test-ray test-long check check-deployments format bench-model \
+        bench-variants bench-http fuzz soak audit image try-image picture clean
 
 serve: .venv/runtime  ## the service on port 5001, with the model in weights/
 	$(BIN)/solov2 serve
@@ -15,6 +15,9 @@ test-browser: .venv/browser  ## the page in an installed Chromium
 
 test-ray: .venv/ray  ## Ray Serve and Ray Data on clusters of this machine's processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/service/cluster
+
+test-long: .venv/development  ## training to the end, which takes minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
 check: .venv/development  ## style, types, who may import whom, the Dockerfile
 	$(BIN)/ruff check .

@@ -30,6 +30,20 @@ def test_pictures_are_found_where_the_user_says(azure: Path, tmp_path: Path) -> 
     assert_as_wanted(annotations)
 
 
+def test_names_in_addresses_may_be_escaped_and_files_start_with_a_mark(azure: Path) -> None:
+    """Azure escapes blanks, and Windows marks UTF-8."""
+    (azure / "images" / "a.png").rename(azure / "images" / "a b.png")
+    first, second = azure_lines()
+    first["image_url"] = first["image_url"].replace("a.png", "a%20b.png")
+    lines = "\n".join(json.dumps(line) for line in (first, second))
+    (azure / "train.jsonl").write_text(lines, encoding="utf-8-sig")
+
+    annotations = read_azure(azure)
+
+    assert annotations.problems == ()
+    assert annotations.images[0].path == azure / "images" / "a b.png"
+
+
 def test_a_picture_that_is_nowhere_keeps_its_name(azure: Path) -> None:
     (azure / "images" / "a.png").unlink()
 

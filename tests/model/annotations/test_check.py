@@ -92,6 +92,13 @@ def test_a_class_without_objects_is_named(coco: Path) -> None:
     assert problems(coco, content) == ["class bird: has no object"]
 
 
+def test_a_class_of_crowds_alone_has_nothing_to_learn_from(coco: Path) -> None:
+    content = coco_content()
+    content["annotations"][0]["iscrowd"] = 1
+
+    assert problems(coco, content) == ["class dog: has no object"]
+
+
 def test_one_picture_listed_twice_is_named(coco: Path) -> None:
     content = coco_content()
     content["images"][1]["file_name"] = "a.png"

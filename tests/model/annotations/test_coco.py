@@ -2,11 +2,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from annotated import assert_as_wanted, coco_content, save_coco
+from annotated import HEIGHT, MASK, WIDTH, assert_as_wanted, coco_content, save_coco
 from pycocotools.coco import COCO
 
 from model.annotations.coco import read_coco, write_coco
+from model.annotations.masks import decode_masks
 
 
 def problems(folder: Path, content: Any) -> list[str]:
@@ -49,6 +51,29 @@ def test_areas_and_boxes_of_the_file_are_kept(coco: Path, tmp_path: Path) -> Non
 
     first = json.loads(coco.read_text())["annotations"][0]
     assert (first["area"], first["bbox"]) == (14.5, [2.25, 1, 4.5, 3])
+
+
+def test_crowds_are_written_as_run_lengths(coco: Path) -> None:
+    content = coco_content()
+    content["annotations"][0]["iscrowd"] = 1
+    annotations = read_coco(save_coco(coco, content))
+
+    write_coco(coco, ((i, i.path) for i in annotations.images), annotations.class_names)
+
+    first = json.loads(coco.read_text())["annotations"][0]["segmentation"]
+    assert np.array_equal(decode_masks([first], HEIGHT, WIDTH)[0].numpy(), MASK)
+    assert first["size"] == [HEIGHT, WIDTH]
+
+
+def test_a_file_in_a_linked_folder_finds_its_pictures(coco: Path, tmp_path: Path) -> None:
+    annotations = read_coco(coco)
+    (tmp_path / "some" / "where" / "else").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "some" / "where" / "else")
+    copy = tmp_path / "link" / "copy.json"
+
+    write_coco(copy, ((i, i.path) for i in annotations.images), annotations.class_names)
+
+    assert_as_wanted(read_coco(copy))
 
 
 def test_other_classes_are_not_written(coco: Path) -> None:

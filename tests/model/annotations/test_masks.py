@@ -90,6 +90,13 @@ def test_what_costs_little_is_no_reason_to_stop() -> None:
     ]
 
 
+def test_a_text_that_breaks_off_is_not_read_past_its_end() -> None:
+    """Its last character announces another; the numbers before add up."""
+    cut_off = encode_mask(MASK)["counts"] + "P"
+
+    assert list(faults({"size": [HEIGHT, WIDTH], "counts": cut_off}, HEIGHT, WIDTH)) != []
+
+
 def test_pycocotools_compresses_as_is_checked_here() -> None:
     """A long run needs several characters, and differences may be negative."""
     mask = np.zeros((300, 200), dtype=bool)
