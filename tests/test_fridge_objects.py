@@ -10,7 +10,7 @@ from fridge import CLASSES, draw_fridge
 from serving import serving, until
 
 # Less than the walk-through trains, at half its sizes: minutes on a CPU core.
-_SHORT = ("--epochs", 10, "--batch-size", 4, "--validate-every", 5)
+_SHORT = ("--epochs", 15, "--batch-size", 4, "--validate-every", 15)
 _SMALL = ("--short-side", 160, "--short-side", 192, "--long-side", 256)
 
 

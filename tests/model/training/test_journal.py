@@ -68,6 +68,18 @@ def test_tensorboard_gets_every_figure(tmp_path: Path) -> None:
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(5, 1.5), (6, 1.25)]
 
 
+def test_a_resumed_run_keeps_what_tensorboard_has_up_to_there(tmp_path: Path) -> None:
+    board = tmp_path / "tensorboard"
+    for start, steps in ((0, (2, 4, 6)), (4, (6,))):
+        with Journal(tmp_path / "log.jsonl", iteration=start, total=10, board=board) as journal:
+            for step in steps:
+                journal.write(step, loss=float(start))
+
+    events = EventAccumulator(str(board)).Reload()
+
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(2, 0), (4, 0), (6, 4)]
+
+
 def test_without_tensorboard_its_extra_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,6 +176,13 @@ def test_pictures_are_later_sized_as_they_were_in_training(
     assert (preprocess.short_side, preprocess.long_side) == (short, longest)
 
 
+def test_long_sides_are_bounded_in_training_too(config: TrainConfig) -> None:
+    """A picture of 64x48 becomes one of 80x60 on a canvas of 96x64."""
+    trainer = Trainer(replace(config, short_sides=(64,), long_side=80), CPU)
+
+    assert sorted(first_batch(trainer).images.shape[2:]) == [64, 96]
+
+
 def test_unless_told_sizes_range_from_three_quarters_to_the_whole(
     config: TrainConfig, tmp_path: Path
 ) -> None:
