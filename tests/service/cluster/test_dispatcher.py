@@ -81,8 +81,11 @@ def submit(dispatcher: ClusterDispatcher, *images: bytes) -> list[asyncio.Future
     return dispatcher.submit([EncodedImage(data, 8, 8) for data in images])
 
 
-async def test_each_image_gets_its_own_answer() -> None:
-    async with running(FakeReplicas()) as dispatcher:
+async def test_each_image_gets_its_own_answer_as_soon_as_there_is_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_LOOK_EVERY_S", 60)
+    async with running(FakeReplicas()) as dispatcher, asyncio.timeout(5):
         assert await asyncio.gather(*submit(dispatcher, b"a", b"b", b"c")) == [b"a", b"b", b"c"]
 
 
@@ -169,8 +172,10 @@ async def test_who_leaves_makes_room_for_the_next() -> None:
         with pytest.raises(QueueFullError):
             submit(dispatcher, b"third")
 
-        first.cancel()
         second.cancel()
+        await asyncio.sleep(0)
+        assert len(dispatcher._queue) == 0
+        first.cancel()
         await asyncio.sleep(0)
         [third] = submit(dispatcher, b"third")
         replicas.go_on.set()
