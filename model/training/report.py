@@ -42,7 +42,7 @@ _COLOURS = ("#0072b2", "#d55e00")
 class _Line:
     name: str
     colour: str
-    points: str  # of an SVG polyline
+    points: list[str]  # of an SVG polyline
     last: float
 
 
@@ -126,13 +126,13 @@ def _charts(log: Sequence[dict[str, Any]]) -> Iterator[_Chart]:
         )
 
 
-def _polyline(points: Iterable[tuple[int, float]], top: float, end: int) -> str:
+def _polyline(points: Iterable[tuple[int, float]], top: float, end: int) -> list[str]:
     """From (0, 0) at the lower left to (end, top) at the upper right; y points down."""
     width, height = _PLOT
-    return " ".join(
+    return [
         f"{iteration / end * width:.1f},{(1 - max(value, 0) / top) * height:.1f}"
         for iteration, value in points
-    )
+    ]
 
 
 def _examples(

@@ -53,6 +53,7 @@ def test_it_shows_figures_curves_and_settings(config: TrainConfig, tiny_weights:
     assert "<td>&lt;red&gt;</td><td>0.500</td><td>1.000</td><td>0.250</td><td>0.400</td>" in text
     assert "<td>blue</td><td>-</td>" in text
     assert 'points="180.0,0.0 360.0,100.0"' in text  # the mask loss, from 2 to 1
+    assert '<circle cx="360.0" cy="100.0"' in text  # a curve of one point shows too
     assert "<dt>batch_size</dt><dd>2</dd>" in text
 
 
