@@ -55,10 +55,13 @@ class TrainResult:
     report: Path
 
 
-def train(config: TrainConfig) -> TrainResult:
+def train(config: TrainConfig) -> TrainResult | None:
     """Train until ``config`` says enough, and write a report.
 
     Run it under ``torchrun`` to share each batch among several processes.
+
+    Returns:
+        What is left, in the first of the processes; None in the others.
 
     Raises:
         ValueError: The data, the start weights or the output folder cannot be used.
@@ -110,7 +113,7 @@ class Trainer:
                 self.data.validation, self.data.class_names, config, str(world.device)
             )
 
-    def run(self) -> TrainResult:
+    def run(self) -> TrainResult | None:
         """Train from the saved state, or the start, to the end."""
         self.config.output.mkdir(parents=True, exist_ok=True)
         self._resume()
@@ -123,7 +126,7 @@ class Trainer:
         else:
             self._iterate(None)
         self.world.wait()
-        return self._result()
+        return self._result() if self.world.is_main else None
 
     def _result(self) -> TrainResult:
         mask_ap = None if self.validation is None else self.validation.best_mask_ap

@@ -120,6 +120,8 @@ def train(
         result = run_training(TrainConfig(**{k: v for k, v in given.items() if v is not None}))
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         fail(error)
+    if result is None:  # one process speaks for all
+        return
     best = f", best mask AP {result.best_mask_ap:.3f} in {result.best}" if result.best else ""
     say(f"{result.iterations} iterations, last weights in {result.last}{best}")
     say(f"report: {result.report}")

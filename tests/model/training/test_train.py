@@ -293,7 +293,8 @@ import pickle, sys
 from pathlib import Path
 from model.training.train import train
 
-train(pickle.loads(Path(sys.argv[1]).read_bytes()))
+result = train(pickle.loads(Path(sys.argv[1]).read_bytes()))
+print("nothing to tell" if result is None else "a result", flush=True)
 """
 
 
@@ -304,21 +305,24 @@ def test_two_processes_learn_what_one_does(config: TrainConfig, tmp_path: Path) 
     shared = replace(alone, output=tmp_path / "shared")
     train(alone)
 
-    run_under_torchrun(shared, tmp_path)
+    output = run_under_torchrun(shared, tmp_path)
 
     wanted, actual = saved_state(alone)["model"], saved_state(shared)["model"]
     for key, value in wanted.items():
         torch.testing.assert_close(actual[key], value, rtol=1e-3, atol=1e-5)
+    assert output.count("a result") == output.count("nothing to tell") == 1
 
 
-def run_under_torchrun(config: TrainConfig, folder: Path) -> None:
+def run_under_torchrun(config: TrainConfig, folder: Path) -> str:
     (folder / "config.pickle").write_bytes(pickle.dumps(config))
     (folder / "script.py").write_text(SCRIPT)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run(
+    return subprocess.run(
         [*launcher, str(folder / "script.py"), str(folder / "config.pickle")],
         check=True,
+        stdout=subprocess.PIPE,
+        text=True,
         timeout=300,
         env={"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
         cwd=Path(__file__).parents[3],
-    )
+    ).stdout
