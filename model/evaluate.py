@@ -174,11 +174,6 @@ def evaluate_detections(
     )
 
 
-def check_annotations(annotations: Path, class_names: Sequence[str]) -> None:
-    """Raise ValueError or OSError if a later ``evaluate_coco`` could not use these annotations."""
-    _category_ids(_read_dataset(annotations), class_names)
-
-
 def _read_dataset(annotations: Path) -> dict[str, Any]:
     try:
         dataset = json.loads(annotations.read_text(encoding="utf-8"))
