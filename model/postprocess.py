@@ -28,10 +28,32 @@ _FloatArray = npt.NDArray[np.float32]
 _IntArray = npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """K objects that one image may show, best first, at stride 4."""
+
+    scores: Tensor  # (K,) float, descending
+    labels: Tensor  # (K,) int64
+    kernels: Tensor  # (K, E)
+    masks: Tensor  # (K, h, w) bool
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
 def postprocess(
     output: SOLOv2Output, geometries: Sequence[Geometry], config: InferenceConfig
 ) -> list[Instances]:
     """One ``Instances`` per image of the batch, in the pixels of the original images."""
+    images = zip(find_candidates(output, config), output.mask_feature, geometries, strict=True)
+    return [
+        crop(suppress(candidates, config), mask_feature, geometry, config)
+        for candidates, mask_feature, geometry in images
+    ]
+
+
+def find_candidates(output: SOLOv2Output, config: InferenceConfig) -> Iterator[Candidates]:
+    """What each image of the batch may show, before Matrix NMS."""
     scores = torch.cat(
         [_cells_first(points_nms(level.float().sigmoid())) for level in output.categories], dim=1
     )  # (B, cells, C)
@@ -42,11 +64,8 @@ def postprocess(
             for level, stride in zip(output.categories, LEVEL_STRIDES, strict=True)
         ]
     )
-    images = zip(scores, kernels, output.mask_feature, geometries, strict=True)
-    return [
-        _image_instances(image_scores, image_kernels, mask_feature, strides, geometry, config)
-        for image_scores, image_kernels, mask_feature, geometry in images
-    ]
+    for image in zip(scores, kernels, output.mask_feature, strict=True):
+        yield _image_candidates(*image, strides, config)
 
 
 def points_nms(scores: Tensor) -> Tensor:
@@ -72,14 +91,13 @@ class _CellMasks:
     maskness: Tensor  # (M,) float, mean probability inside the mask
 
 
-def _image_instances(
+def _image_candidates(
     scores: Tensor,
     kernels: Tensor,
     mask_feature: Tensor,
     strides: Tensor,
-    geometry: Geometry,
     config: InferenceConfig,
-) -> Instances:
+) -> Candidates:
     cell, label = (scores > config.candidate_threshold).nonzero(as_tuple=True)
     cells, mask_of = torch.unique(cell, return_inverse=True)
     masks = _cell_masks(kernels[cells], mask_feature, config.mask_threshold)
@@ -90,24 +108,39 @@ def _image_instances(
 
     rescored, order = rescored.sort(descending=True)
     rescored, order = (x[: config.candidates_before_nms] for x in (rescored, order))
-    cell, label, mask_of = cell[order], label[order], mask_of[order]
-    decayed = matrix_nms(
-        masks.binary[mask_of], label, rescored, kernel=config.nms_kernel, sigma=config.nms_sigma
-    )
+    return Candidates(rescored, label[order], kernels[cell[order]], masks.binary[mask_of[order]])
 
+
+def suppress(candidates: Candidates, config: InferenceConfig) -> Candidates:
+    """Those that Matrix NMS leaves above the threshold, with their decayed scores."""
+    decayed = matrix_nms(
+        candidates.masks,
+        candidates.labels,
+        candidates.scores,
+        kernel=config.nms_kernel,
+        sigma=config.nms_sigma,
+    )
     above = (decayed >= config.score_threshold).nonzero()[:, 0]
     final, order = decayed[above].sort(descending=True)
     keep = above[order][: config.max_instances]
+    return Candidates(
+        final[: config.max_instances],
+        candidates.labels[keep],
+        candidates.kernels[keep],
+        candidates.masks[keep],
+    )
+
+
+def crop(
+    candidates: Candidates, mask_feature: Tensor, geometry: Geometry, config: InferenceConfig
+) -> Instances:
+    """Candidates in the pixels of their image, whose mask feature is (E, h, w)."""
     boxes, crops = _mask_crops(
-        kernels[cell[keep]],
-        mask_feature,
-        masks.binary[mask_of[keep]],
-        geometry,
-        config.mask_threshold,
+        candidates.kernels, mask_feature, candidates.masks, geometry, config.mask_threshold
     )
     return Instances(
-        scores=final[: config.max_instances].cpu().numpy(),
-        labels=label[keep].cpu().numpy(),
+        scores=candidates.scores.cpu().numpy(),
+        labels=candidates.labels.cpu().numpy(),
         boxes=boxes,
         masks=crops,
         height=geometry.original[0],

@@ -45,12 +45,12 @@ class Predictor:
         self.device = device
         self.dtype = dtype
         self._layout = _memory_format(config.backbone, device, exact=exact)
-        self._model = model.to(device).eval()
+        self.network = model.to(device).eval()
         if not exact:
-            fold_batch_norms(self._model)
+            fold_batch_norms(self.network)
             if device.type == "cpu" and dtype == torch.float32:
-                use_winograd(self._model)
-        self._model.to(memory_format=self._layout)
+                use_winograd(self.network)
+        self.network.to(memory_format=self._layout)
 
     @classmethod
     def load(
@@ -80,13 +80,31 @@ class Predictor:
         file = find_weights(Path(path))
         published = file.suffix in (".pth", ".pt")
         checkpoint = read_mmdet_checkpoint(file) if published else load_checkpoint(file)
+        try:
+            return cls.from_checkpoint(
+                checkpoint, device, precision, inference=inference, exact=exact
+            )
+        except CheckpointError as error:
+            raise CheckpointError(f"{file}: {error}") from error
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: Checkpoint,
+        device: str = "auto",
+        precision: Precision = "auto",
+        *,
+        inference: InferenceConfig | None = None,
+        exact: bool = False,
+    ) -> Self:
+        """As ``load``, with weights in memory, which stay as they are."""
         chosen = torch.device(_auto_device() if device == "auto" else device)
         if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
             raise ValueError(f"there is no device {chosen} on this machine")
         if precision == "auto":
             precision = "bf16" if chosen.type == "cuda" else "fp32"
         return cls(
-            _assemble(file, checkpoint),
+            _assemble(checkpoint),
             checkpoint.config,
             inference=inference or InferenceConfig(),
             device=chosen,
@@ -143,9 +161,9 @@ class Predictor:
         """The raw predictions for a batch, on this predictor's device and in its precision."""
         pixels = batch.pixels.to(self.device, memory_format=self._layout)
         if self.dtype == torch.float32:
-            return self._model(pixels)
+            return self.network(pixels)
         with torch.autocast(self.device.type, dtype=self.dtype):
-            return self._model(pixels)
+            return self.network(pixels)
 
 
 def _memory_format(backbone: str, device: torch.device, *, exact: bool) -> torch.memory_format:
@@ -162,7 +180,7 @@ def _auto_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _assemble(path: Path, checkpoint: Checkpoint) -> SOLOv2:
+def _assemble(checkpoint: Checkpoint) -> SOLOv2:
     """The network with the checkpoint's own tensors as its parameters, none initialised twice."""
     try:
         with torch.device("meta"):
@@ -170,5 +188,5 @@ def _assemble(path: Path, checkpoint: Checkpoint) -> SOLOv2:
         model.load_state_dict(checkpoint.state_dict, assign=True)
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path}: the weights do not fit their config ({reason})") from error
+        raise CheckpointError(f"the weights do not fit their config ({reason})") from error
     return model.requires_grad_(requires_grad=False)

@@ -55,9 +55,6 @@ def place(image: RGBImage, config: PreprocessConfig) -> Geometry:
 def preprocess(images: Sequence[RGBImage], config: PreprocessConfig) -> ImageBatch:
     """Resize, normalise and pad pictures that share a canvas.
 
-    The resize is OpenCV's bilinear one on bytes, without antialiasing, as in MMDetection: any
-    other gives other detections.
-
     Args:
         images: (H, W, 3) uint8 RGB each; sizes may differ, canvases may not.
         config: Mean, standard deviation and size limits.
@@ -68,18 +65,30 @@ def preprocess(images: Sequence[RGBImage], config: PreprocessConfig) -> ImageBat
     geometries = tuple(place(image, config) for image in images)
     if len({geometry.canvas for geometry in geometries}) != 1:
         raise ValueError(f"one batch needs one canvas, got {[g.canvas for g in geometries]}")
-    mean, std = (torch.tensor(v)[:, None, None] for v in (config.mean, config.std))
-    pixels = [
-        _pad((_resize(image, geometry.resized) - mean) / std, geometry.canvas)
+    return normalise(resize(images, geometries), geometries, config)
+
+
+def resize(images: Sequence[RGBImage], geometries: Sequence[Geometry]) -> list[RGBImage]:
+    """OpenCV's bilinear resize on bytes, without antialiasing, as in MMDetection.
+
+    Any other gives other detections.
+    """
+    return [
+        cv2.resize(image, geometry.resized[::-1], interpolation=cv2.INTER_LINEAR)
         for image, geometry in zip(images, geometries, strict=True)
     ]
+
+
+def normalise(
+    resized: Sequence[RGBImage], geometries: tuple[Geometry, ...], config: PreprocessConfig
+) -> ImageBatch:
+    """Resized pictures, normalised and padded to their one canvas."""
+    mean, std = (torch.tensor(v)[:, None, None] for v in (config.mean, config.std))
+    pixels = [
+        _pad((torch.from_numpy(image).permute(2, 0, 1).float() - mean) / std, geometry.canvas)
+        for image, geometry in zip(resized, geometries, strict=True)
+    ]
     return ImageBatch(torch.stack(pixels), geometries)
-
-
-def _resize(image: RGBImage, size: tuple[int, int]) -> Tensor:
-    """(3, h, w) float32, 0 to 255."""
-    resized = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-    return torch.from_numpy(resized).permute(2, 0, 1).float()
 
 
 def _pad(pixels: Tensor, canvas: tuple[int, int]) -> Tensor:
