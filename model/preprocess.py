@@ -74,7 +74,9 @@ def resize(images: Sequence[RGBImage], geometries: Sequence[Geometry]) -> list[R
     Any other gives other detections.
     """
     return [
-        cv2.resize(image, geometry.resized[::-1], interpolation=cv2.INTER_LINEAR)
+        cv2.resize(image, geometry.resized[::-1], interpolation=cv2.INTER_LINEAR).astype(
+            np.uint8, copy=False
+        )
         for image, geometry in zip(images, geometries, strict=True)
     ]
 

@@ -3,6 +3,8 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +22,7 @@ from service.cli.options import (
 from service.cli.terminal import console, fail, progress_bar
 
 if TYPE_CHECKING:
+    from model.benchmark import BatchReport
     from service.benchmark import Benchmark, Load, Plan, Point, Report
 
 app = typer.Typer(help="Measure a model, or a running server.", no_args_is_help=True)
@@ -27,30 +30,91 @@ app = typer.Typer(help="Measure a model, or a running server.", no_args_is_help=
 
 @app.command("model")
 def benchmark_model(
-    photo: Annotated[Path, typer.Argument(help="Photo to take from pixels to polygons.")],
+    photo: Annotated[Path, typer.Argument(help="Photo to take from bytes to polygons.")],
     weights: WeightsOption = None,
+    variant: Annotated[
+        str | None, typer.Option(help="An official network, r50_3x say, with random weights.")
+    ] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
-    repeats: Annotated[int, typer.Option(help="Runs to take the median of.", min=1)] = 20,
+    batch: Annotated[int, typer.Option(help="Photos at once.", min=1)] = 1,
+    threads: Annotated[int | None, typer.Option(help="Of the processor.", min=1)] = None,
+    repeats: Annotated[int, typer.Option(help="Runs to take the median of.", min=1)] = 10,
+    out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Also write a Chrome trace.")] = None,
 ) -> None:
-    """Milliseconds of each stage for one photo, and their sum."""
-    from model.benchmark import benchmark_picture
-    from model.decode import read_image
+    """Milliseconds of each stage, beside those of MMDetection's way to the same results."""
+    import torch
+
+    from model.benchmark import Benchmark, network_flops, peak_flops, random_checkpoint
+    from model.config import VARIANTS
     from model.predictor import Predictor
 
     settings = load_settings(weights=weights, devices=device, precision=precision)
+    if variant is not None and variant not in VARIANTS:
+        fail(f"there is no variant {variant}; there are {', '.join(VARIANTS)}")
+    if threads is not None:
+        torch.set_num_threads(threads)
     try:
-        predictor = Predictor.load(settings.weights_path, settings.devices[0], settings.precision)
-        image = read_image(photo, apply_exif=settings.apply_exif)
-        times = benchmark_picture(
-            predictor, image, repeats=repeats, tolerance_px=settings.polygon_tolerance_px
+        if variant is None:
+            load = partial(Predictor.load, settings.weights_path)
+        else:
+            load = partial(Predictor.from_checkpoint, random_checkpoint(VARIANTS[variant]))
+        fast, plain = (
+            load(settings.devices[0], settings.precision, exact=exact) for exact in (False, True)
         )
+        benchmark = Benchmark(
+            fast,
+            plain,
+            photo.read_bytes(),
+            batch_size=batch,
+            tolerance_px=settings.polygon_tolerance_px,
+        )
+        report = benchmark.measure(repeats)
+        if trace is not None:
+            benchmark.trace(trace)
     except (ValueError, OSError) as error:
         fail(error)
-    for stage, milliseconds in (*times.stages.items(), ("total", times.total)):
-        console.print(f"{stage:12}{milliseconds:8.1f} ms")
-    size = f"{image.shape[1]}x{image.shape[0]}"
-    console.print(f"{size} pixels, {times.instances} instances, median of {repeats} runs")
+    flops = network_flops(fast.config, batch, report.canvas)
+    achieved = flops / report.fast.parts["network"] * 1000
+    peak = peak_flops(fast.device, fast.dtype)
+    console.print(_stage_table(report))
+    console.print(
+        f"{report.size[1]}x{report.size[0]} pixels on {report.canvas[1]}x{report.canvas[0]}, "
+        f"batch {batch}, {report.candidates} candidates, {report.instances} instances\n"
+        f"network: {flops / 1e9:.1f} GFLOP at {achieved / 1e9:.0f} GFLOP/s, "
+        f"{achieved / peak:.0%} of the {peak / 1e9:.0f} measured here; median of {repeats}"
+    )
+    if out is not None:
+        figures = {
+            **asdict(report),
+            "ratios": report.ratios(),
+            "batch": batch,
+            "repeats": repeats,
+            "device": str(fast.device),
+            "dtype": str(fast.dtype),
+            "threads": torch.get_num_threads(),
+            "flops": flops,
+            "peak_flops": peak,
+        }
+        out.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _stage_table(report: "BatchReport") -> Table:
+    """Milliseconds of both ways, stage by stage, then of the parts with their ratio."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("ms")
+    for heading in ("here", "plain", "ratio"):
+        table.add_column(heading, justify="right")
+    fast, plain = report.fast, report.plain
+    for stage in {**fast.stages, **plain.stages}:
+        times = (times.stages.get(stage) for times in (fast, plain))
+        table.add_row(stage, *("-" if time is None else f"{time:.1f}" for time in times))
+    for part, ratio in report.ratios().items():
+        table.add_row(
+            f"all: {part}", f"{fast.parts[part]:.1f}", f"{plain.parts[part]:.1f}", f"{ratio:.2f}"
+        )
+    return table
 
 
 @app.command("http")

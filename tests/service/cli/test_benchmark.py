@@ -11,12 +11,28 @@ from service.dispatch.dispatcher import Dispatcher
 from service.settings import Settings
 
 
-def test_benchmark_of_a_model_names_every_stage(weights: Path, photo: Path) -> None:
-    code, output = run("benchmark", "model", photo, "--weights", weights, "--repeats", 1)
+def test_benchmark_of_a_model_names_stages_and_writes_figures(
+    weights: Path, photo: Path, tmp_path: Path
+) -> None:
+    out, trace = tmp_path / "model.json", tmp_path / "trace.json"
+    options = ("--weights", weights, "--repeats", 1, "--threads", 1, "--out", out)
 
-    assert code == 0
-    stages = [line.split()[0] for line in output.splitlines()]
-    assert stages == ["preprocess", "network", "postprocess", "polygons", "total", "128x128"]
+    code, output = run("benchmark", "model", photo, *options, "--trace", trace)
+
+    assert code == 0, output
+    assert "matrix nms" in output
+    assert "GFLOP/s" in output
+    figures = json.loads(out.read_text())
+    assert figures["flops"] > 0
+    assert set(figures["ratios"]) == {"network", "postprocess", "total"}
+    assert trace.is_file()
+
+
+def test_benchmark_of_an_unknown_variant_names_those_there_are(photo: Path) -> None:
+    code, output = run("benchmark", "model", photo, "--variant", "r51")
+
+    assert code == 1
+    assert "r50_3x" in output
 
 
 def test_benchmark_of_a_server_writes_table_figures_and_plot(
