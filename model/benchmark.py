@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from model.structures import ImageBatch, Instances, SOLOv2Output
 _WARM_UP_RUNS = 2
 _NETWORK = ("to device", "backbone", "fpn", "mask feature", "head")
 _POSTPROCESS = ("candidates", "matrix nms", "crops", "plain postprocess")
+_LONG_RUN_S = 0.05
+
+_Sized = tuple[int, Callable[[], object]]  # how many operations, and what does them
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,20 +281,39 @@ def _deform_conv_flops(
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """The most operations per second of a few large products and convolutions here and now."""
-    side, channels, pixels = (8192, 512, 256) if device.type == "cuda" else (2048, 256, 96)
-    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    x = torch.randn(1, channels, pixels, pixels, device=device, dtype=dtype)
-    kernel = torch.randn(channels, channels, 3, 3, device=device, dtype=dtype)
-    last = torch.channels_last
-    x_last, kernel_last = x.to(memory_format=last), kernel.to(memory_format=last)
-    convolution = 2 * channels**2 * 9 * pixels**2
+    """The most operations per second of matrix products and convolutions here and now."""
+
+    def product(side: int) -> _Sized:
+        left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+        return 2 * side**3, lambda: left @ right
+
+    def convolution(side: int, layout: torch.memory_format) -> _Sized:
+        x = torch.randn(1, 256, side, side, device=device, dtype=dtype)
+        kernel = torch.randn(256, 256, 3, 3, device=device, dtype=dtype)
+        x, kernel = x.to(memory_format=layout), kernel.to(memory_format=layout)
+        return 2 * side**2 * kernel.numel(), lambda: F.conv2d(x, kernel, padding=1)
+
+    layouts = (torch.contiguous_format, torch.channels_last)
     with torch.inference_mode():
         return max(
-            2 * side**3 / _best_seconds(lambda: left @ right, device),
-            convolution / _best_seconds(lambda: F.conv2d(x, kernel, padding=1), device),
-            convolution / _best_seconds(lambda: F.conv2d(x_last, kernel_last, padding=1), device),
+            _peak(product, 256, device),
+            *(_peak(partial(convolution, layout=layout), 16, device) for layout in layouts),
         )
+
+
+def _peak(operation: Callable[[int], _Sized], side: int, device: torch.device) -> float:
+    """Operations per second, the side being doubled five times or until a run is long.
+
+    A processor without bfloat16 would take minutes over what another does in a blink.
+    """
+    rate = 0.0
+    for doublings in range(6):
+        flops, compute = operation(side << doublings)
+        seconds = _best_seconds(compute, device)
+        rate = max(rate, flops / seconds)
+        if seconds > _LONG_RUN_S:
+            break
+    return rate
 
 
 def _best_seconds(compute: Callable[[], object], device: torch.device) -> float:

@@ -71,5 +71,6 @@ def test_operations_grow_with_batch_and_canvas() -> None:
     assert one > 2 * 10**9  # the head alone: 3872 cells, two towers
 
 
-def test_the_peak_of_this_processor_is_measured() -> None:
-    assert peak_flops(torch.device("cpu"), torch.float32) > 1e9
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_peak_of_this_processor_is_measured_however_slow_it_is(dtype: torch.dtype) -> None:
+    assert peak_flops(torch.device("cpu"), dtype) > 1e7
