@@ -234,9 +234,10 @@ def _float32(output: SOLOv2Output) -> SOLOv2Output:
 
 
 def random_checkpoint(config: SOLOv2Config, seed: int = 0) -> Checkpoint:
-    """Weights by chance, the same for the same seed, that find something in any picture.
+    """Weights by chance, the same for the same seed.
 
-    They take published ones' time through the network; how much they find is another matter.
+    They take published ones' time through the network. Those of the official networks find a
+    dozen to hundreds of candidates in a photo.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
@@ -246,8 +247,9 @@ def random_checkpoint(config: SOLOv2Config, seed: int = 0) -> Checkpoint:
                 nn.init.normal_(module.offset.get_parameter("bias"), std=0.6)
         category = network.head.category
         fan_in = category.weight[0].numel()
-        # Behind group norm and ReLU the mean square is 1/2, so the logits vary by about 1.
-        nn.init.normal_(category.weight, std=(2 / fan_in) ** 0.5)
+        # Behind group norm and ReLU the mean square is 1/2, so the logits vary by about 0.7. With 1
+        # there would be thousands of candidates.
+        nn.init.normal_(category.weight, std=fan_in**-0.5)
         _settle_batch_norms(network)
     return Checkpoint(config, network.state_dict())
 
