@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
@@ -37,6 +38,9 @@ def benchmark_model(
     ] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
+    size: Annotated[
+        str | None, typer.Option(help="Make it a JPEG of so many pixels first: 1333x800.")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Photos at once.", min=1)] = 1,
     threads: Annotated[int | None, typer.Option(help="Of the processor.", min=1)] = None,
     repeats: Annotated[int, typer.Option(help="Runs to take the median of.", min=1)] = 10,
@@ -66,7 +70,7 @@ def benchmark_model(
         benchmark = Benchmark(
             fast,
             plain,
-            photo.read_bytes(),
+            photo.read_bytes() if size is None else _resized(photo, size),
             batch_size=batch,
             tolerance_px=settings.polygon_tolerance_px,
         )
@@ -98,6 +102,20 @@ def benchmark_model(
             "peak_flops": peak,
         }
         out.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _resized(photo: Path, size: str) -> bytes:
+    """The photo as a JPEG of ``WIDTHxHEIGHT`` pixels."""
+    import cv2
+    import simplejpeg
+
+    from model.decode import read_image
+
+    sides = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", size)
+    if sides is None:
+        fail(f"--size takes a width and a height, 1333x800 say, not {size}")
+    pixels = cv2.resize(read_image(photo), (int(sides[1]), int(sides[2])))
+    return simplejpeg.encode_jpeg(pixels)
 
 
 def _stage_table(report: "BatchReport") -> Table:

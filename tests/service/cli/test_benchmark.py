@@ -28,6 +28,27 @@ def test_benchmark_of_a_model_names_stages_and_writes_figures(
     assert trace.is_file()
 
 
+def test_benchmark_of_a_model_resizes_the_photo_as_asked(
+    weights: Path, photo: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "model.json"
+    options = ("--weights", weights, "--repeats", 1, "--size", "200x100", "--out", out)
+
+    code, output = run("benchmark", "model", photo, *options)
+
+    assert code == 0, output
+    figures = json.loads(out.read_text())
+    assert (figures["size"], figures["canvas"]) == ([100, 200], [64, 128])
+
+
+@pytest.mark.parametrize("size", ["800", "0x800", "800x", "axb"])
+def test_a_size_that_is_none_is_refused(weights: Path, photo: Path, size: str) -> None:
+    code, output = run("benchmark", "model", photo, "--weights", weights, "--size", size)
+
+    assert code == 1
+    assert output.startswith("solov2: --size takes a width and a height")
+
+
 def test_benchmark_of_an_unknown_variant_names_those_there_are(photo: Path) -> None:
     code, output = run("benchmark", "model", photo, "--variant", "r51")
 
