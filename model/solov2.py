@@ -30,7 +30,9 @@ class SOLOv2(nn.Module):
     def forward(self, images: Tensor) -> SOLOv2Output:
         """(B, 3, H, W) normalised RGB, sides multiples of 32 -> raw predictions."""
         pyramid = self.fpn(self.backbone(images))
-        mask_feature = self.mask_feature(pyramid)
+        # Its masks are summed and cropped one by one, which takes several times as long where their
+        # pixels lie apart, as they do with channels last.
+        mask_feature = self.mask_feature(pyramid).contiguous()
         categories, kernels = self.head(pyramid)
         return SOLOv2Output(categories, kernels, mask_feature)
 

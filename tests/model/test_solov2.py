@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from goldens import GOLDEN, Golden, load, picture, seeded_network
+from tiny import TINY
 
 from model.config import VARIANTS, PreprocessConfig
 from model.preprocess import preprocess
@@ -67,3 +68,11 @@ def test_the_shipped_network_answers_at_every_grid() -> None:
     assert [tuple(c.shape) for c in output.categories] == [(2, 2, s, s) for s in config.num_grids]
     assert output.mask_feature.shape == (2, config.mask_channels, 16, 24)
     assert np.isfinite(output.mask_feature.numpy()).all()
+
+
+def test_the_mask_feature_comes_row_by_row_whatever_the_layout_inside() -> None:
+    network = build_solov2(TINY).eval().to(memory_format=torch.channels_last)
+    images = torch.randn(2, 3, 64, 96).to(memory_format=torch.channels_last)
+
+    with torch.inference_mode():
+        assert network(images).mask_feature.is_contiguous()
