@@ -12,6 +12,7 @@ from model.checkpoint import Checkpoint, CheckpointError, find_weights, load_che
 from model.config import InferenceConfig, SOLOv2Config
 from model.convert_mmdet import read_mmdet_checkpoint
 from model.fold import fold_batch_norms
+from model.memory import keep_freed_memory
 from model.postprocess import postprocess
 from model.preprocess import place, preprocess
 from model.solov2 import SOLOv2, build_solov2
@@ -45,6 +46,8 @@ class Predictor:
         self.device = device
         self.dtype = dtype
         self._layout = _memory_format(config.backbone, device, exact=exact)
+        if device.type == "cpu":
+            keep_freed_memory()
         self.network = model.to(device).eval()
         if not exact:
             fold_batch_norms(self.network)
