@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.deformable import DeformableConv
-from model.layers import ConvNorm, with_coordinates
+from model.layers import ConvNorm, convolve_each, with_coordinates
 
 
 class SOLOv2Head(nn.Module):
@@ -66,16 +66,25 @@ class SOLOv2Head(nn.Module):
 
     def forward(self, pyramid: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """P2-P6 -> per grid (B, C, S, S) class logits, per grid (B, E, S, S) kernels."""
-        categories, kernels = [], []
-        for features, size in zip(_grid_levels(pyramid), self.num_grids, strict=True):
-            # The coordinates are squeezed to the grid together with the features, and only
-            # then left out for the categories: the order is the original's.
-            cells = F.interpolate(
+        # The coordinates are squeezed to the grid together with the features, and only then left
+        # out for the categories: the order is the original's.
+        cells = [
+            F.interpolate(
                 with_coordinates(features), size=(size, size), mode="bilinear", align_corners=False
             )
-            kernels.append(self.kernel(self.kernel_tower(cells)))
-            categories.append(self.category(self.category_tower(cells[:, :-2])))
-        return tuple(categories), tuple(kernels)
+            for features, size in zip(_grid_levels(pyramid), self.num_grids, strict=True)
+        ]
+        kernels = _branch(self.kernel_tower, self.kernel, cells)
+        categories = _branch(self.category_tower, self.category, [c[:, :-2] for c in cells])
+        return categories, kernels
+
+
+def _branch(tower: nn.Sequential, last: nn.Module, cells: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """All grids, block after block."""
+    for block in tower:
+        assert isinstance(block, ConvNorm)
+        cells = block.each(cells)
+    return tuple(convolve_each(last, cells))
 
 
 def _grid_levels(pyramid: Sequence[Tensor]) -> tuple[Tensor, ...]:

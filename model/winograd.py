@@ -7,14 +7,20 @@ per axis; a convolution becomes 36 matrix products, whose results are interpolat
 those of the plain form, with the ones below they are as small.
 """
 
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MIN_CHANNELS = 128  # in and out; with fewer the transforms cost what the products gain
-_MIN_TILES = 30  # of a map; with fewer, reading the kernels costs what the products gain
+MIN_CHANNELS = 96  # in and out; with fewer the transforms cost what the products gain
+_MIN_TILES = 30  # of all maps; with fewer, reading the kernels costs what the products gain
 _POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # and infinity
 _TILE = 6
 _STEP = 4  # from tile to tile, and the side of a result
@@ -41,30 +47,79 @@ class WinogradConv2d(nn.Module):
         self._from_products = _both_axes(from_products).float()  # (16, 36)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        down, across = -(-height // _STEP), -(-width // _STEP)  # tiles
-        if down * across < _MIN_TILES:
-            return self.conv(x)
-        right, bottom = across * _STEP - width + 1, down * _STEP - height + 1
-        padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, right, 1, bottom))
-        images = torch.stack([self._image(image, down, across) for image in padded])
-        return images[:, :height, :width].permute(0, 3, 1, 2)
+        return self.each([x])[0]
 
-    def _image(self, padded: Tensor, down: int, across: int) -> Tensor:
-        """One padded (h, w, C) -> (4 * down, 4 * across, O)."""
+    def each(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Of several maps, whose tiles go through the products together."""
+        grids = [(-(-x.shape[2] // _STEP), -(-x.shape[3] // _STEP)) for x in maps]
+        if sum(len(x) * math.prod(grid) for x, grid in zip(maps, grids, strict=True)) < _MIN_TILES:
+            return [self.conv(x) for x in maps]
         _, inputs, outputs = self._kernels.shape
-        tiles = padded.unfold(0, _TILE, _STEP).unfold(1, _TILE, _STEP)  # (down, across, C, 6, 6)
-        result = padded.new_empty(down, _STEP, across, _STEP, outputs)
-        rows = max(1, _CHUNK_ELEMENTS // (_TILE**2 * across * inputs))
+        results = [
+            x.new_empty(len(x), down, _STEP, across, _STEP, outputs)
+            for x, (down, across) in zip(maps, grids, strict=True)
+        ]
+        # Each chunk reads all kernels, so it is at least half as large as they are.
+        limit = max(_CHUNK_ELEMENTS, self._kernels.numel() // 2) // (_TILE**2 * inputs)
+        strips = chain.from_iterable(map(partial(_strips, limit=limit), maps, results))
+        for chunk in _chunks(strips, limit):
+            self._convolve(chunk)
+        return [
+            result.flatten(1, 2).flatten(2, 3)[:, : x.shape[2], : x.shape[3]].permute(0, 3, 1, 2)
+            for x, result in zip(maps, results, strict=True)
+        ]
+
+    def _convolve(self, strips: Sequence["_Strip"]) -> None:
+        _, inputs, outputs = self._kernels.shape
+        counts = [len(strip) for strip in strips]
+        tiles = self._kernels.new_empty(_TILE**2, sum(counts), inputs)
+        for strip, part in zip(strips, torch.split(tiles, counts, dim=1), strict=True):
+            part.view(strip.tiles.shape).copy_(strip.tiles)
+        values = (self._to_tiles @ tiles.flatten(1)).view_as(tiles)
+        products = torch.bmm(values, self._kernels)
+        sums = (self._from_products @ products.flatten(1)).view(_STEP**2, -1, outputs)
+        if self.conv.bias is not None:
+            sums += self.conv.bias
+        for strip, part in zip(strips, torch.split(sums, counts, dim=1), strict=True):
+            strip.result.copy_(part.view(strip.result.shape))
+
+
+@dataclass(frozen=True, slots=True)
+class _Strip:
+    """Rows of tiles of one image: where they are read and where their results belong."""
+
+    tiles: Tensor  # (6, 6, rows, across, C)
+    result: Tensor  # (4, 4, rows, across, O)
+
+    def __len__(self) -> int:
+        return math.prod(self.tiles.shape[2:4])
+
+
+def _strips(x: Tensor, result: Tensor, limit: int) -> Iterator[_Strip]:
+    """Of (B, C, H, W), with results for (B, down, 4, across, 4, O): at most ``limit`` tiles each.
+
+    One row of tiles is the least.
+    """
+    _, down, _, across, _, _ = result.shape
+    right, bottom = across * _STEP - x.shape[3] + 1, down * _STEP - x.shape[2] + 1
+    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, right, 1, bottom))
+    rows = max(1, limit // across)
+    for image, part in zip(padded, result, strict=True):
+        tiles = image.unfold(0, _TILE, _STEP).unfold(1, _TILE, _STEP)  # (down, across, C, 6, 6)
         for start in range(0, down, rows):
-            chunk = tiles[start : start + rows].permute(3, 4, 0, 1, 2).reshape(_TILE**2, -1)
-            values = (self._to_tiles @ chunk).view(_TILE**2, -1, inputs)
-            products = torch.bmm(values, self._kernels).flatten(1)
-            sums = (self._from_products @ products).view(_STEP, _STEP, -1, across, outputs)
-            if self.conv.bias is not None:
-                sums += self.conv.bias
-            result[start : start + rows] = sums.permute(2, 0, 3, 1, 4)
-        return result.view(down * _STEP, across * _STEP, outputs)
+            strip = slice(start, start + rows)
+            yield _Strip(tiles[strip].permute(3, 4, 0, 1, 2), part[strip].permute(1, 3, 0, 2, 4))
+
+
+def _chunks(strips: Iterable[_Strip], limit: int) -> Iterator[list[_Strip]]:
+    """Neighbours together, as long as they have at most ``limit`` tiles."""
+    chunk: list[_Strip] = []
+    for strip in strips:
+        if chunk and sum(map(len, chunk)) + len(strip) > limit:
+            yield chunk
+            chunk = []
+        chunk.append(strip)
+    yield chunk
 
 
 def use_winograd(model: nn.Module) -> None:

@@ -30,3 +30,11 @@ def test_a_block_keeps_the_size_and_is_never_negative(deformable: bool) -> None:
 
     assert result.shape == (2, 8, 5, 7)
     assert result.min() == 0
+
+
+def test_blocks_take_several_maps_as_they_take_each() -> None:
+    block = ConvNorm(6, 8, norm_groups=4)
+    maps = [torch.randn(1, 6, size, size) for size in (5, 3)]
+
+    for result, x in zip(block.each(maps), maps, strict=True):
+        assert torch.equal(result, block(x))

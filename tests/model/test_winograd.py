@@ -51,6 +51,25 @@ def test_rounding_errors_are_those_of_a_plain_convolution() -> None:
     assert largest_error(WinogradConv2d(conv), conv, x) < 2 * largest_error(conv, conv, x)
 
 
+def test_maps_of_several_sizes_go_through_together() -> None:
+    conv = convolution(128, bias=True)
+    maps = [torch.randn(2, 128, *size) for size in ((40, 40), (9, 13), (160, 90), (1, 1))]
+
+    with torch.inference_mode():
+        for result, x in zip(WinogradConv2d(conv).each(maps), maps, strict=True):
+            torch.testing.assert_close(result, conv(x), rtol=0, atol=2e-5)
+
+
+def test_maps_that_are_small_alone_are_many_tiles_together() -> None:
+    conv = convolution(8)
+    maps = [torch.randn(1, 8, 16, 16) for _ in range(2)]
+
+    with torch.inference_mode():
+        together = WinogradConv2d(conv).each(maps)
+
+        assert not torch.equal(together[0], WinogradConv2d(conv)(maps[0]))
+
+
 def test_few_tiles_are_left_to_the_plain_convolution() -> None:
     conv = convolution(8)
     x = torch.randn(1, 8, 20, 20)
@@ -66,7 +85,7 @@ def test_results_have_their_channels_last() -> None:
 
 
 def test_wide_plain_convolutions_are_replaced_wherever_they_stand() -> None:
-    model = nn.Sequential(nn.Sequential(convolution(128)), convolution(160))
+    model = nn.Sequential(nn.Sequential(convolution(96)), convolution(160))
 
     use_winograd(model)
 
@@ -77,7 +96,7 @@ def test_wide_plain_convolutions_are_replaced_wherever_they_stand() -> None:
 @pytest.mark.parametrize(
     "conv",
     [
-        convolution(64),
+        convolution(88),
         convolution(128, stride=2),
         convolution(128, padding=0),
         convolution(128, dilation=2),
