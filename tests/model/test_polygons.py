@@ -412,6 +412,17 @@ def test_a_coarse_tolerance_does_not_lose_a_thin_object() -> None:
     assert iou(rasterise_by_coco(rings, *mask.shape), mask) >= 0.95
 
 
+def test_a_tall_thin_object_is_not_lost_between_the_rows_that_are_measured() -> None:
+    rows = np.arange(2000)
+    mask = np.zeros((2000, 100), np.bool_)
+    for offset in (0, 1):
+        mask[rows, (50 + 45 * np.sin(rows / 9)).astype(int) + offset] = True
+
+    rings = mask_to_rings(mask, tolerance_px=5, max_points=10_000)
+
+    assert iou(rasterise_by_coco(rings, *mask.shape), mask) >= 0.95
+
+
 def test_specks_too_small_to_matter_are_dropped() -> None:
     mask = np.zeros((60, 80), np.bool_)
     mask[5:55, 5:55] = True
