@@ -235,11 +235,16 @@ def _fill(block: BoolMask, wide: Tensor, rows: "_Axis", pixels: range, threshold
     threshold, or none is, so are its pixels; sums are left to the mask's edge.
     """
     cells = rows.span(pixels)
-    near = wide[cells.start : cells.stop].numpy()
-    block[:] = above = near.min(0) > threshold
-    (edge,) = np.nonzero(~above & (near.max(0) > threshold))
+    near = wide[cells.start : cells.stop]
+    lines = near.numpy()
+    above = lines.min(0) > threshold
+    (edge,) = np.nonzero(~above & (lines.max(0) > threshold))
+    if len(edge) > len(above) // 2:  # picking columns would cost more than it saves
+        np.greater(rows.resize(near, pixels, first=cells.start).numpy(), threshold, out=block)
+        return
+    block[:] = above
     if len(edge) > 0:
-        sums = rows.resize(torch.from_numpy(near[:, edge]), pixels, first=cells.start)
+        sums = rows.resize(torch.from_numpy(lines[:, edge]), pixels, first=cells.start)
         block[:, edge] = sums.numpy() > threshold
 
 
