@@ -35,6 +35,9 @@ def evaluate(
     precision: PrecisionOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="First N pictures only.")] = None,
     apply_exif: ApplyExifOption = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compute step by step as MMDetection does.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write them as a page.")] = None,
 ) -> None:
@@ -57,11 +60,13 @@ def evaluate(
     try:
         with _counting() as progress:
             if url is None:
-                judged, report = _judge_model(of_a_model, images, annotations, limit, progress)
-            elif all(value is None for value in of_a_model.values()):
+                judged, report = _judge_model(
+                    of_a_model, images, annotations, limit, progress, exact=exact
+                )
+            elif not exact and all(value is None for value in of_a_model.values()):
                 judged, report = url, _judge_server(url, images, annotations, limit, progress)
             else:
-                fail("--url leaves weights, device, precision and EXIF to the server")
+                fail("--url leaves weights, device, precision, EXIF and exactness to the server")
     except (CheckpointError, ScoreError, ValueError, OSError) as error:
         fail(error)
     console.print(_coco_table(report))
@@ -79,12 +84,16 @@ def _judge_model(
     annotations: Path,
     limit: int | None,
     progress: "Progress",
+    *,
+    exact: bool,
 ) -> tuple[str, "CocoReport"]:
     from model.evaluate import evaluate_coco
     from model.predictor import Predictor
 
     settings = load_settings(**given)
-    predictor = Predictor.load(settings.weights_path, settings.devices[0], settings.precision)
+    predictor = Predictor.load(
+        settings.weights_path, settings.devices[0], settings.precision, exact=exact
+    )
     report = evaluate_coco(
         predictor.predict,
         predictor.class_names,

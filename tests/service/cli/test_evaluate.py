@@ -1,9 +1,12 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import run
+
+from model.predictor import Predictor
 
 
 def test_evaluate_prints_tables_and_writes_the_figures(
@@ -24,6 +27,28 @@ def test_evaluate_prints_tables_and_writes_the_figures(
     assert set(figures["per_class"]) == {"person", "cat"}
     assert set(figures["voc"]["per_label_metrics"]) == {"person", "cat"}
     assert "Evaluation of tiny.safetensors" in html.read_text()
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_evaluate_takes_the_exact_way_when_asked_to(
+    monkeypatch: pytest.MonkeyPatch, weights: Path, annotations: Path, tmp_path: Path, exact: bool
+) -> None:
+    ways = []
+    load = Predictor.load
+
+    def loads(*args: Any, **options: Any) -> Predictor:
+        ways.append(options["exact"])
+        return load(*args, **options)
+
+    monkeypatch.setattr(Predictor, "load", loads)
+
+    code, _ = run(
+        *("evaluate", "--images", tmp_path, "--annotations", annotations, "--weights", weights),
+        *(["--exact"] if exact else []),
+    )
+
+    assert code == 0
+    assert ways == [exact]
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "nope"])
@@ -70,16 +95,19 @@ def test_evaluate_asks_a_server_for_what_it_judges(annotations: Path, tmp_path: 
     assert output.count("\n") == 1
 
 
+@pytest.mark.parametrize("option", [("--weights", "tiny.safetensors"), ("--exact",)])
 def test_what_a_server_decides_for_itself_cannot_be_given(
-    weights: Path, annotations: Path, tmp_path: Path
+    annotations: Path, tmp_path: Path, option: tuple[str, ...]
 ) -> None:
     code, output = run(
         *("evaluate", "--images", tmp_path, "--annotations", annotations),
-        *("--url", "http://127.0.0.1:9", "--weights", weights),
+        *("--url", "http://127.0.0.1:9", *option),
     )
 
     assert code == 1
-    assert output == "solov2: --url leaves weights, device, precision and EXIF to the server\n"
+    assert output == (
+        "solov2: --url leaves weights, device, precision, EXIF and exactness to the server\n"
+    )
 
 
 @pytest.mark.parametrize("option", ["--out", "--html"])
