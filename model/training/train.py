@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from model.backbone import MobileNetV2Backbone
 from model.checkpoint import Checkpoint, CheckpointError, save_checkpoint
 from model.config import PreprocessConfig
+from model.memory import keep_freed_memory
 from model.preprocess import STRIDE
 from model.solov2 import SOLOv2
 from model.training.augment import Augment, Batch, Collate
@@ -102,7 +103,7 @@ class Trainer:
             long_side=config.long_side,
         )
         freeze_stages(model.backbone, config.freeze_stages)
-        self.model = _lay_out(model.to(world.device))
+        self.model = _suit_device(model.to(world.device))
         self.ema = EMA(self.model, config.ema_decay)
         self.network = world.wrap(self.model)
         self.optimiser = build_optimiser(self.model, config)
@@ -303,13 +304,14 @@ def _total_iterations(config: TrainConfig, epoch_length: int) -> int:
     return total if config.max_iterations is None else min(total, config.max_iterations)
 
 
-def _lay_out(model: SOLOv2) -> SOLOv2:
+def _suit_device(model: SOLOv2) -> SOLOv2:
     """Channels last where it pays: on a CPU in MobileNetV2 alone, for its depthwise convolutions.
 
     With it the gradients of other convolutions' weights take a CPU up to three times as long.
     """
     if next(model.parameters()).device.type != "cpu":
         return model.to(memory_format=torch.channels_last)
+    keep_freed_memory()
     if isinstance(model.backbone, MobileNetV2Backbone):
         model.backbone.to(memory_format=torch.channels_last)
         model.fpn.register_forward_pre_hook(

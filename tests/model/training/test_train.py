@@ -220,6 +220,20 @@ def test_without_validation_data_there_is_no_best(config: TrainConfig) -> None:
     assert result.last.exists()
 
 
+def test_on_a_cpu_depthwise_convolutions_alone_have_their_channels_last(
+    config: TrainConfig,
+) -> None:
+    trainer = Trainer(config, CPU)
+    pyramid: list[Tensor] = []
+    trainer.model.head.register_forward_pre_hook(lambda _, inputs: pyramid.extend(inputs[0]))
+
+    trainer.step(first_batch(trainer))
+
+    depthwise = [p for p in trainer.model.backbone.parameters() if p.ndim == 4 and p.shape[1] == 1]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in depthwise)
+    assert all(level.is_contiguous() for level in pyramid)
+
+
 def test_the_loss_goes_down(config: TrainConfig) -> None:
     still = AugmentConfig(flip=0, crop=0, colour=0)
     trainer = Trainer(
