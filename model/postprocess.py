@@ -253,22 +253,26 @@ class _Axis:
     """One axis of the way from stride-4 cells to image pixels.
 
     The original upsamples by four, cuts the padding off, then resizes to the image; both resizes
-    are bilinear. Each is linear and separable, so per axis a pixel is a weighted sum of four cells.
+    are bilinear. Each is linear and separable, so per axis a pixel is a weighted sum of three
+    neighbouring cells, or of two where the image was not resized.
     """
 
-    cells: Tensor  # (pixels, 4) int64, lowest first
-    shares: Tensor  # (pixels, 4) float32
+    cells: Tensor  # (pixels, 2 or 3) int64, lowest first
+    shares: Tensor  # (pixels, 2 or 3) float32
 
     @classmethod
     def compose(cls, cells: int, resized: int, original: int) -> "_Axis":
-        fine_low, fine_high, fine_share = _bilinear_taps(cells, cells * MASK_STRIDE)
+        fine_low, _, fine_share = _bilinear_taps(cells, cells * MASK_STRIDE)
         low, high, share = _bilinear_taps(resized, original)
-        taps = [(low, 1 - share), (high, share)]
+        shares = torch.zeros(original, 3)
+        for tap, part in ((low, 1 - share), (high, share)):
+            second = fine_low[tap] - fine_low[low]  # whether it starts at the second cell
+            for offset, weight in ((0, 1 - fine_share[tap]), (1, fine_share[tap])):
+                shares[torch.arange(original), second + offset] += part * weight
+        neighbours = fine_low[low][:, None] + torch.arange(3)
+        used = slice(0, 3 if shares[:, 2].any() else 2)
         return cls(
-            torch.stack([side[tap] for tap, _ in taps for side in (fine_low, fine_high)], 1),
-            torch.stack(
-                [s * part[tap] for tap, s in taps for part in (1 - fine_share, fine_share)], 1
-            ),
+            neighbours.clamp(max=cells - 1)[:, used].contiguous(), shares[:, used].contiguous()
         )
 
     def reach(self, start: int, end: int) -> range:
