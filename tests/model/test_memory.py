@@ -1,14 +1,15 @@
 import ctypes
 import platform
-import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from model.memory import keep_freed_memory
+from model.memory import freed_memory_handed_back, keep_freed_memory
 
-LARGE = 64 << 20
+LARGE = 256 << 20
+HUGE = 2 << 30  # more than is kept, so it can only be new; nothing is written to it
 
 
 class MallocInfo(ctypes.Structure):
@@ -23,40 +24,65 @@ class MallocInfo(ctypes.Structure):
     ]
 
 
-def free_bytes() -> int:
-    """What this process has from the system and does not use."""
+def malloc_info() -> MallocInfo:
     mallinfo2 = ctypes.CDLL(None).mallinfo2
     mallinfo2.restype = MallocInfo
-    return mallinfo2().fordblks
+    return mallinfo2()
 
 
-def kept_of_a_large_block() -> int:
+@contextmanager
+def allocated(size: int) -> Iterator[None]:
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
-    before = free_bytes()
-    libc.free(ctypes.c_void_p(libc.malloc(ctypes.c_size_t(LARGE))))
-    return free_bytes() - before
+    block = ctypes.c_void_p(libc.malloc(ctypes.c_size_t(size)))
+    yield
+    libc.free(block)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
-def test_a_large_block_is_kept_when_it_is_freed() -> None:
-    told = "from model.memory import keep_freed_memory; keep_freed_memory(); "
-    measured = "from test_memory import kept_of_a_large_block; print(kept_of_a_large_block())"
+def is_mapped_anew(size: int) -> bool:
+    before = malloc_info().hblkhd
+    with allocated(size):
+        return malloc_info().hblkhd - before >= size
 
-    kept = [
-        int(
-            subprocess.run(
-                [sys.executable, "-c", code + measured],
-                cwd=Path(__file__).parent,
-                capture_output=True,
-                check=True,
-            ).stdout
-        )
-        for code in ("", told)
-    ]
 
-    assert kept[0] < LARGE // 2
-    assert kept[1] >= LARGE // 2
+@pytest.fixture
+def limits_of_glibc() -> Iterator[None]:
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("only glibc is told")
+    with freed_memory_handed_back():
+        yield
+
+
+@pytest.mark.usefixtures("limits_of_glibc")
+def test_a_large_block_stays_with_the_process_when_it_is_freed() -> None:
+    keep_freed_memory()
+
+    with allocated(LARGE):
+        pass
+
+    assert malloc_info().fordblks >= LARGE
+
+
+@pytest.mark.usefixtures("limits_of_glibc")
+def test_a_huge_block_goes_back() -> None:
+    keep_freed_memory()
+
+    with allocated(HUGE):
+        assert malloc_info().arena >= HUGE
+
+    assert malloc_info().arena < HUGE
+
+
+@pytest.mark.usefixtures("limits_of_glibc")
+def test_blocks_are_mapped_anew_until_told_otherwise_and_for_a_while_after() -> None:
+    assert is_mapped_anew(HUGE)
+    keep_freed_memory()
+    assert not is_mapped_anew(HUGE)
+
+    with freed_memory_handed_back():
+        assert is_mapped_anew(HUGE)
+
+    assert not is_mapped_anew(HUGE)
 
 
 def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
