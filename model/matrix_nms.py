@@ -49,8 +49,7 @@ def matrix_nms(
 def _iou_with_better(masks: Tensor, labels: Tensor) -> Tensor:
     """(N, h, w) masks -> (N, N) float IoU of row and later column if of one class, else 0."""
     iou = torch.zeros(len(masks), len(masks), device=masks.device)
-    for label in torch.unique(labels):
-        (members,) = (labels == label).nonzero(as_tuple=True)
+    for members in _classes(labels):
         flat = masks[members].flatten(1).float()  # (n, h*w)
         area = flat.sum(1)
         for start in range(0, len(members), _ROWS):
@@ -58,4 +57,14 @@ def _iou_with_better(masks: Tensor, labels: Tensor) -> Tensor:
             intersection = flat[rows] @ flat[start:].T
             union = area[rows, None] + area[start:] - intersection
             iou[members[rows, None], members[start:]] = intersection / union.clamp(min=1)
-    return iou.triu_(diagonal=1)
+    return iou.mul_(labels[:, None] == labels).triu_(diagonal=1)
+
+
+def _classes(labels: Tensor) -> list[Tensor]:
+    """The indices of each class; of all at once on a GPU.
+
+    There products cost little, and to find the classes it would have to be waited for.
+    """
+    if labels.is_cuda:
+        return [torch.arange(len(labels), device=labels.device)]
+    return [(labels == label).nonzero()[:, 0] for label in torch.unique(labels)]

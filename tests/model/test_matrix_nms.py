@@ -6,6 +6,7 @@ import torch
 from goldens import GOLDEN, load
 from torch import Tensor
 
+from model import matrix_nms as module
 from model.matrix_nms import matrix_nms
 
 GOLDENS = load(GOLDEN / "unit_matrix_nms.npz")
@@ -79,6 +80,16 @@ def test_keeps_what_the_original_keeps(case: dict[str, object]) -> None:
         kept[: len(chosen)], GOLDENS.tensor(f"{index}/out_scores"), rtol=0, atol=1e-6
     )
     assert chosen.tolist() == GOLDENS[f"{index}/out_keep"].tolist()
+
+
+def test_all_classes_at_once_as_on_a_gpu_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks, labels, scores = random_instances(30)
+    apart = matrix_nms(masks, labels, scores)
+    monkeypatch.setattr(module, "_classes", lambda labels: [torch.arange(len(labels))])
+
+    together = matrix_nms(masks, labels, scores)
+
+    torch.testing.assert_close(together, apart, rtol=0, atol=1e-6)
 
 
 def test_no_instances_give_no_scores() -> None:
