@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import InferenceConfig
+from model.crops import MASK_STRIDE
 from model.matrix_nms import matrix_nms
-from model.postprocess import LEVEL_STRIDES, MASK_STRIDE, points_nms
+from model.postprocess import LEVEL_STRIDES, points_nms
 from model.structures import Geometry, Instances, SOLOv2Output
 
 

@@ -14,7 +14,7 @@ from outputs import (
     random_output,
 )
 
-from model import postprocess as module
+from model import crops
 from model.config import InferenceConfig
 from model.postprocess import points_nms, postprocess
 from model.reference import reference_postprocess
@@ -68,7 +68,7 @@ def test_a_flood_of_candidates_gives_what_one_mask_for_each_would(
     flood = random_output(seed=6)
     flood = replace(flood, categories=tuple(torch.rand_like(c) + 3 for c in flood.categories))
     geometry = Geometry((60, 100), (96, 160), (96, 160))
-    monkeypatch.setattr(module, "CHUNK_ELEMENTS", chunk_elements)
+    monkeypatch.setattr(crops, "_CHUNK_ELEMENTS", chunk_elements)
 
     [result] = postprocess(flood, [geometry], EVERYTHING)
 
