@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: serve test test-browser test-ray test-long check check-deployments format bench-model \
-        bench-variants bench-http fuzz soak audit image try-image picture clean
+        bench-variants bench-levers bench-http fuzz soak audit image try-image picture clean
 
 serve: .venv/runtime  ## the service on port 5001, with the model in weights/
 	$(BIN)/solov2 serve
@@ -42,6 +42,9 @@ bench-model: .venv/runtime  ## milliseconds by stage of the shipped model
 
 bench-variants: .venv/development  ## seconds per photo of each official network
 	PYTHONPATH=.:tests $(BIN)/python tests/benchmark_variants.py
+
+bench-levers: .venv/development  ## what each change to the plain network brings on a CPU
+	PYTHONPATH=.:tests $(BIN)/python tests/benchmark_levers.py $(LEVERS)
 
 bench-http: .venv/bench  ## images/s and latency of the model behind this and other servers
 	PYTHONPATH=.:tests $(BIN)/python tests/benchmark_http.py
