@@ -6,6 +6,7 @@ dearest step of all, and most of a frame holds nothing: only the part where a ma
 threshold is upsampled there.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,10 +20,9 @@ from model.structures import BoolMask, Geometry, MaskCrops
 
 MASK_STRIDE = 4
 _CHUNK_ELEMENTS = 1 << 22  # mask probabilities held at a time: 16 MiB of float32
-_FRAME_ELEMENTS = 1 << 26  # pixels of frames held at a time by a GPU: 256 MiB of float32
+_FRAME_ELEMENTS = 1 << 26  # pixels that a GPU holds at a time, or one frame: 256 MiB of float32
 _BLOCK_ELEMENTS = 1 << 18  # pixels upsampled at a time: 1 MiB of float32
 
-_FloatArray = npt.NDArray[np.float32]
 _Boxes = npt.NDArray[np.int64]
 
 
@@ -41,7 +41,7 @@ def crop_masks(
     Returns:
         (N, 4) half-open xyxy boxes, zeros for an empty mask, and the masks in them.
     """
-    if kernels.is_cuda:
+    if kernels.device.type != "cpu":
         return frame_crops(kernels, mask_feature, geometry, threshold)
     return part_crops(kernels, mask_feature, binary, geometry, threshold)
 
@@ -67,11 +67,11 @@ def frame_crops(
     kernels: Tensor, mask_feature: Tensor, geometry: Geometry, threshold: float
 ) -> tuple[_Boxes, MaskCrops]:
     """``crop_masks`` by whole frames on the device."""
-    height, width = geometry.original
+    largest = max(math.prod(geometry.original), math.prod(geometry.canvas))
     boxes = np.zeros((len(kernels), 4), dtype=np.int64)
 
     def crops() -> Iterator[BoolMask]:
-        for chunk in _slices(len(kernels), height * width, _FRAME_ELEMENTS):
+        for chunk in _slices(len(kernels), largest, _FRAME_ELEMENTS):
             probability = mask_probabilities(kernels[chunk], mask_feature)
             frames = _frames(probability, geometry) > threshold
             boxes[chunk] = _extents(frames).cpu().numpy()

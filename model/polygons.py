@@ -12,7 +12,6 @@ nobody has to tell which of them are holes.
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -23,15 +22,12 @@ from model.structures import BoolMask
 
 Ring = npt.NDArray[np.float64]  # (P, 2) corners x, y; the last joins the first
 _IntArray = npt.NDArray[np.int64]
-_Number = TypeVar("_Number", bound=np.generic)
 _IntRing = npt.NDArray[np.int32]  # as OpenCV takes them
 _Part = list[_IntRing]  # an outer ring, then its holes, which turn the other way
 
 # What simplification and filled holes must leave, measured between polygons. Rasterising adds
 # an error of its own, up to 0.025 on small objects; all together stay above 0.95.
 _MIN_IOU = 0.97
-# Rows that measure it: between so many and twice as many, all of a lower mask's.
-_IOU_ROWS = 128
 # What filled holes may take of that, as a share of the mask. The more they take, the less is
 # left to simplification and the more points it needs.
 _MAX_FILLED = 0.01
@@ -221,7 +217,8 @@ def _simplify(exact: list[_Part], tolerance: float) -> list[_Part]:
 def _simplify_to(parts: list[_Part], tolerance: float, max_points: int) -> list[_Part]:
     """At the first tolerance, of growing ones, with so few points; they are searched by halving.
 
-    ``parts`` are what ``tolerance`` left: Douglas-Peucker keeps of them what it would keep of all.
+    ``parts`` are what ``tolerance`` left: Douglas-Peucker keeps of them about what it would keep of
+    all.
     """
     start = max(tolerance, _FINEST_TOLERANCE_PX / _GROWTH)
 
@@ -269,13 +266,12 @@ def _area(ring: _IntRing) -> float:
 
 
 def _iou(parts: list[_Part], exact: list[_Part]) -> float:
-    """IoU of two sets of rings along the centre lines of rows, without drawing them.
+    """IoU of two sets of rings along the centre lines of the rows, without drawing them.
 
-    Both sets cross such a line; from left to right along it, the running difference of the two
-    tells where one covers and the other does not. Of a tall mask some hundred rows are enough.
+    Both sets cross the centre line of each pixel row; from left to right along it, the
+    running difference of the two tells where one covers and the other does not.
     """
-    step = max(1, max(int(part[0][:, 1].max()) for part in exact) // _IOU_ROWS)
-    edges, rows, x, signs = _crossings([*chain(*exact), *chain(*parts)], step)
+    edges, rows, x, signs = _crossings([*chain(*exact), *chain(*parts)])
     of_exact = edges < sum(map(len, chain(*exact)))
     order = np.argsort(rows * (x.max() + 1) + x)
     difference = np.cumsum(np.where(of_exact, signs, -signs)[order])[:-1]  # 0 where a row ends
@@ -285,17 +281,18 @@ def _iou(parts: list[_Part], exact: list[_Part]) -> float:
 
 
 def _crossings(
-    rings: Sequence[npt.NDArray[np.number]], step: int = 1
+    rings: Sequence[npt.NDArray[np.number]],
 ) -> tuple[_IntArray, _IntArray, npt.NDArray[np.float64], _IntArray]:
-    """Where rings cross the centre line of a pixel row, of every ``step``-th row.
+    """Where rings cross the centre line of a pixel row.
 
     Returns:
         (K,) each: the edge, counted through all rings, the row, the x, and +1 where the edge
         goes down or -1 where it goes up.
     """
     points = np.concatenate([*rings, np.empty((0, 2))])
-    _, after = _neighbours(np.array([len(ring) for ring in rings], dtype=np.int64))
-    above = np.ceil((points[:, 1] - 0.5) / step).astype(np.int64)  # centre lines above a point
+    lengths = [len(ring) for ring in rings if len(ring) > 0]
+    _, after = _neighbours(np.array(lengths, dtype=np.int64))
+    above = np.ceil(points[:, 1] - 0.5).astype(np.int64)  # centre lines above a point
     (crossing,) = np.nonzero(above != above[after])
     start, end = points[crossing], points[after[crossing]]
     first, last = above[crossing], above[after[crossing]]
@@ -305,7 +302,7 @@ def _crossings(
     first[up], last[up] = last[up], first[up]
 
     edges, nth = _expand(last - first)
-    rows = (first[edges] + nth) * step
+    rows = first[edges] + nth
     run, rise = (end - start)[edges].T
     x = start[edges, 0] + (rows + 0.5 - start[edges, 1]) * run / rise
     return crossing[edges], rows, x, np.where(up, -1, 1)[edges]

@@ -1,7 +1,7 @@
 """Raw network output -> instances (mmdet SOLOV2Head.predict_by_feat, in its exact order).
 
 What differs from the original is the cost, not the result. Candidates that share a grid cell share
-its mask, so one dynamic convolution serves them all. Masks of different classes are never compared.
+its mask, so one dynamic convolution serves them all.
 """
 
 from collections.abc import Iterator, Sequence

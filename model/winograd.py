@@ -24,7 +24,7 @@ _MIN_TILES = 30  # of all maps; with fewer, reading the kernels costs what the p
 _POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # and infinity
 _TILE = 6
 _STEP = 4  # from tile to tile, and the side of a result
-_CHUNK_ELEMENTS = 1 << 20  # transformed input held at a time: 4 MiB of float32, near a core's cache
+_CHUNK_ELEMENTS = 1 << 20  # transformed input held at a time, at least: 4 MiB of float32
 
 _Matrix = npt.NDArray[np.float64]
 

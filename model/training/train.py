@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import torch
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 
@@ -314,10 +315,13 @@ def _suit_device(model: SOLOv2) -> SOLOv2:
     keep_freed_memory()
     if isinstance(model.backbone, MobileNetV2Backbone):
         model.backbone.to(memory_format=torch.channels_last)
-        model.fpn.register_forward_pre_hook(
-            lambda _, maps: (tuple(level.contiguous() for level in maps[0]),)
-        )
+        model.fpn.register_forward_pre_hook(_channels_first)
     return model
+
+
+def _channels_first(_: nn.Module, inputs: tuple[tuple[Tensor, ...]]) -> tuple[tuple[Tensor, ...]]:
+    (maps,) = inputs
+    return (tuple(level.contiguous() for level in maps),)
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype:

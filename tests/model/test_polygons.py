@@ -412,15 +412,25 @@ def test_a_coarse_tolerance_does_not_lose_a_thin_object() -> None:
     assert iou(rasterise_by_coco(rings, *mask.shape), mask) >= 0.95
 
 
-def test_a_tall_thin_object_is_not_lost_between_the_rows_that_are_measured() -> None:
-    rows = np.arange(2000)
-    mask = np.zeros((2000, 100), np.bool_)
-    for offset in (0, 1):
-        mask[rows, (50 + 45 * np.sin(rows / 9)).astype(int) + offset] = True
+def test_lines_that_cross_few_rows_are_not_lost() -> None:
+    mask = np.zeros((2000, 640), np.bool_)
+    mask[:, 20:23] = True  # a mast
+    columns = np.arange(600)
+    for top in range(100, 1900, 75):
+        mask[top + columns * 4 // 600, 20 + columns] = True
 
-    rings = mask_to_rings(mask, tolerance_px=5, max_points=10_000)
+    rings = mask_to_rings(mask, tolerance_px=0.75)
 
     assert iou(rasterise_by_coco(rings, *mask.shape), mask) >= 0.95
+
+
+def test_an_object_far_below_the_top_of_its_crop_is_outlined() -> None:
+    mask = np.zeros((4000, 100), np.bool_)
+    mask[3901:3911, 10:50] = True
+
+    [ring] = mask_to_rings(mask, tolerance_px=0.75)
+
+    assert (ring.min(0).tolist(), ring.max(0).tolist()) == ([10, 3901], [50, 3911])
 
 
 def test_specks_too_small_to_matter_are_dropped() -> None:
@@ -489,6 +499,16 @@ polygons = st.lists(
 @given(polygons)
 def test_rings_to_mask_takes_the_pixels_whose_centre_is_inside(rings: list[Ring]) -> None:
     assert (rings_to_mask(rings, 9, 10) == rasterise_slowly(rings, 9, 10)).all()
+
+
+def test_a_ring_without_points_covers_nothing() -> None:
+    square = np.array([(1, 1), (1, 3), (3, 3), (3, 1)], dtype=float)
+
+    alone = rings_to_mask([np.empty((0, 2))], 4, 4)
+    beside = rings_to_mask([np.empty((0, 2)), square], 4, 4)
+
+    assert not alone.any()
+    assert beside.sum() == 4
 
 
 def test_rings_to_mask_joins_overlapping_rings() -> None:
