@@ -444,7 +444,7 @@ async def test_an_image_past_its_deadline_gets_azures_answer_and_is_not_scored_l
         assert all(isinstance(result, ScoringTimeoutError) for result in results)
         await turns()
         in_time = list(workshop.scored)  # on a slow machine the second may have had its turn
-        assert in_time[0] == b"a"
+        assert in_time in ([b"a"], [b"a", b"b"])
         workshop.busy = True
         assert await results_of(submit(dispatcher, b"c")) == [b"C"]
         assert workshop.scored == [*in_time, b"c"]
