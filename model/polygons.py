@@ -10,8 +10,10 @@ under the even-odd and under the non-zero rule. So a mask is the plain union of 
 nobody has to tell which of them are holes.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import chain
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -23,6 +25,7 @@ from model.structures import BoolMask
 Ring = npt.NDArray[np.float64]  # (P, 2) corners x, y; the last joins the first
 _IntArray = npt.NDArray[np.int64]
 _IntRing = npt.NDArray[np.int32]  # as OpenCV takes them
+_Number = TypeVar("_Number", bound=np.number)
 _Part = list[_IntRing]  # an outer ring, then its holes, which turn the other way
 
 # What simplification and filled holes must leave, measured between polygons. Rasterising adds
@@ -40,11 +43,16 @@ _GROWTH = 1.1
 
 # Corners of a pixel in the order a contour passes them with the outside on its right:
 # down the left edge, along the bottom, up the right edge, back along the top.
-_CORNERS = np.array([(0, 0), (0, 1), (1, 1), (1, 0)])
-# Rows: a step up, level, down. Columns: left, straight, right. Standing still (the middle)
-# happens for a lone pixel only and means all the way round.
-_CORNER_REACHED = np.array([(2, 2, 1), (3, 0, 1), (3, 0, 0)])
-_CORNER_LEFT_FROM = np.array([(0, 3, 3), (0, 0, 2), (1, 1, 2)])
+_CORNERS = np.array([(0, 0), (0, 1), (1, 1), (1, 0)], dtype=np.int32)
+# For each step to a neighbouring pixel, numbered as 3 * down + right + 4, where it arrives at the
+# new pixel and leaves the old one. The middle stands for the step of a lone pixel to itself.
+_CORNER_REACHED = np.array([2, 2, 1, 3, 0, 1, 3, 0, 0])
+_CORNER_LEFT_FROM = np.array([0, 3, 3, 0, 0, 2, 1, 1, 2])
+# For each step to a pixel (rows) and on from it (columns), how many of the corners passed after the
+# one reached are turns: all, but not the last where the next pixel's first edge goes straight on.
+_TURNS = (_CORNER_LEFT_FROM - _CORNER_REACHED[:, None] - 1) % 4 + (
+    _CORNER_LEFT_FROM != (_CORNER_REACHED + 1) % 4
+)
 
 
 def mask_to_rings(mask: BoolMask, *, tolerance_px: float, max_points: int = 400) -> list[Ring]:
@@ -165,33 +173,33 @@ def _edge_rings(borders: Sequence[MatLike]) -> list[_IntRing]:
     OpenCV joins pixel centres. Each of them is passed on its outer side, from the corner where the
     step to it arrives to the corner where the next step leaves. All chains are turned at once.
     """
-    lengths = np.array([len(border) for border in borders])
-    x, y = np.concatenate([border[:, 0] for border in borders]).T
-    before, after = _neighbours(lengths)
-    step = (x[after] - x + 1, y[after] - y + 1)  # each 0, 1 or 2
-    reached = _CORNER_REACHED[step[1], step[0]][before]
-    passed = (_CORNER_LEFT_FROM[step[1], step[0]] - reached - 1) % 4 + 1
+    ends = np.cumsum([len(border) for border in borders])
+    points = np.concatenate([border[:, 0] for border in borders])
+    right, down = (_after(points, ends) - points).T
+    on = 3 * down + right + 4
+    to = _before(on, ends)
+    turns = _TURNS[to, on]
 
-    owner, nth = _expand(passed)
-    corner = (reached[owner] + 1 + nth) % 4
-    x, y = x[owner] + _CORNERS[corner, 0], y[owner] + _CORNERS[corner, 1]
-    ends = np.cumsum(passed)[np.cumsum(lengths) - 1]
-    before, after = _neighbours(np.diff(ends, prepend=0))
-    heading = 3 * (x[after] - x) + y[after] - y
-    turns = heading != heading[before]
-    kept = np.cumsum(turns)[ends - 1]
-    ring = np.stack([x[turns], y[turns]], 1).astype(np.int32)
-    return np.split(ring, kept[:-1])
+    pixel, nth = _expand(turns)
+    corner = (_CORNER_REACHED[to[pixel]] + 1 + nth) % 4
+    ring = points[pixel] + _CORNERS[corner]
+    return np.split(ring, np.cumsum(turns)[ends[:-1] - 1])
 
 
-def _neighbours(lengths: _IntArray) -> tuple[_IntArray, _IntArray]:
-    """Of rings laid end to end: the index of each point's predecessor and of its successor."""
-    ends = np.cumsum(lengths)
-    starts = ends - lengths
-    index = np.arange(lengths.sum())
-    before, after = index - 1, index + 1
-    before[starts], after[ends - 1] = ends - 1, starts
-    return before, after
+def _after(values: npt.NDArray[_Number], ends: _IntArray) -> npt.NDArray[_Number]:
+    """Of rings laid end to end, ``ends`` one past the last each: the next value of each."""
+    result = np.empty_like(values)
+    result[:-1] = values[1:]
+    result[ends - 1] = values[ends - np.diff(ends, prepend=0)]
+    return result
+
+
+def _before(values: npt.NDArray[_Number], ends: _IntArray) -> npt.NDArray[_Number]:
+    """The value before each."""
+    result = np.empty_like(values)
+    result[1:] = values[:-1]
+    result[ends - np.diff(ends, prepend=0)] = values[ends - 1]
+    return result
 
 
 def _expand(counts: _IntArray) -> tuple[_IntArray, _IntArray]:
@@ -225,10 +233,10 @@ def _simplify_to(parts: list[_Part], tolerance: float, max_points: int) -> list[
     def grown(steps: int) -> list[_Part]:
         return _simplify(parts, start * _GROWTH**steps)
 
-    few = 1
+    # Twice the tolerance leaves about half the points: a first guess.
+    many, few = 0, math.ceil(math.log(_count_points(parts) / max_points, _GROWTH))
     while _count_points(grown(few)) > max_points:
-        few *= 2
-    many = few // 2
+        many, few = few, 2 * few
     while few - many > 1:
         middle = (few + many) // 2
         if _count_points(grown(middle)) > max_points:
@@ -289,20 +297,18 @@ def _crossings(
         (K,) each: the edge, counted through all rings, the row, the x, and +1 where the edge
         goes down or -1 where it goes up.
     """
-    points = np.concatenate([*rings, np.empty((0, 2))])
-    lengths = [len(ring) for ring in rings if len(ring) > 0]
-    _, after = _neighbours(np.array(lengths, dtype=np.int64))
+    ends = np.cumsum([len(ring) for ring in rings if len(ring) > 0], dtype=np.int64)
+    points = np.concatenate([*rings, np.empty((0, 2), dtype=np.int32)])
     above = np.ceil(points[:, 1] - 0.5).astype(np.int64)  # centre lines above a point
-    (crossing,) = np.nonzero(above != above[after])
-    start, end = points[crossing], points[after[crossing]]
-    first, last = above[crossing], above[after[crossing]]
-    up = last < first
+    climb = _after(above, ends) - above
+    (crossing,) = np.nonzero(climb)
+    down = climb[crossing] > 0
     # Both ways of a bridge are computed from its upper end: to cancel they must agree exactly.
-    start[up], end[up] = end[up], start[up]
-    first[up], last[up] = last[up], first[up]
-
-    edges, nth = _expand(last - first)
-    rows = first[edges] + nth
-    run, rise = (end - start)[edges].T
-    x = start[edges, 0] + (rows + 0.5 - start[edges, 1]) * run / rise
-    return crossing[edges], rows, x, np.where(up, -1, 1)[edges]
+    one, other = points[crossing], _after(points, ends)[crossing]
+    upper, lower = (np.where(down[:, None], *pair) for pair in ((one, other), (other, one)))
+    first = np.ceil(upper[:, 1] - 0.5).astype(np.int64)
+    edge, nth = _expand(np.abs(climb[crossing]))
+    rows = first[edge] + nth
+    run, rise = (lower - upper)[edge].T
+    x = upper[edge, 0] + (rows + 0.5 - upper[edge, 1]) * run / rise
+    return crossing[edge], rows, x, np.where(down, 1, -1)[edge]
