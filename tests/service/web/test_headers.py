@@ -25,7 +25,7 @@ from service.web.headers import read_header
         ("WEBP", {"exif": exif(6)}),
         ("WEBP", {"lossless": True, "exif": exif(6)}),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else " and ".join(value),
 )
 @pytest.mark.parametrize(("width", "height"), [(30, 20), (1, 1), (517, 3)])
 def test_the_stored_size_is_read(
