@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: serve test test-browser test-ray test-long check check-deployments format bench-model \
-        bench-variants bench-levers bench-http fuzz soak audit image try-image picture clean
+        bench-variants bench-levers bench-fine-tuning bench-http fuzz soak audit image try-image picture clean
 
 serve: .venv/runtime  ## the service on port 5001, with the model in weights/
 	$(BIN)/solov2 serve
@@ -45,6 +45,9 @@ bench-variants: .venv/development  ## seconds per photo of each official network
 
 bench-levers: .venv/development  ## what each change to the plain network brings on a CPU
 	PYTHONPATH=.:tests $(BIN)/python tests/benchmark_levers.py $(LEVERS)
+
+bench-fine-tuning: .venv/development  ## mask AP on a class drawn into PHOTOS, a folder, and the time it takes
+	PYTHONPATH=.:tests $(BIN)/python tests/benchmark_fine_tuning.py $(PHOTOS) runs/balloons
 
 bench-http: .venv/bench  ## images/s and latency of the model behind this and other servers
 	PYTHONPATH=.:tests $(BIN)/python tests/benchmark_http.py
