@@ -7,8 +7,8 @@ BIN := .venv/bin
 serve: .venv/runtime  ## the service on port 5001, with the model in weights/
 	$(BIN)/solov2 serve
 
-test: .venv/development  ## the whole suite, offline, a process for each processor
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+test: .venv/development  ## the whole suite, offline, on up to four processors
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-browser: .venv/browser  ## the page in an installed Chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser
