@@ -62,7 +62,7 @@ def test_benchmark_of_a_server_writes_table_figures_and_plot(
     tmp_path: Path,
 ) -> None:
     out, plot = tmp_path / "load.json", tmp_path / "load.png"
-    times = ("--warm-up", 0, "--duration", 0.3)
+    times = ("--warm-up", 0, "--duration", 1)
 
     with serve_in_thread(Settings(), dispatcher) as url:
         code, output = run(
