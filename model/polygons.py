@@ -302,12 +302,13 @@ def _crossings(
     above = np.ceil(points[:, 1] - 0.5).astype(np.int64)  # centre lines above a point
     climb = _after(above, ends) - above
     (crossing,) = np.nonzero(climb)
-    down = climb[crossing] > 0
+    climb = climb[crossing]
+    down = climb > 0
     # Both ways of a bridge are computed from its upper end: to cancel they must agree exactly.
     one, other = points[crossing], _after(points, ends)[crossing]
     upper, lower = (np.where(down[:, None], *pair) for pair in ((one, other), (other, one)))
-    first = np.ceil(upper[:, 1] - 0.5).astype(np.int64)
-    edge, nth = _expand(np.abs(climb[crossing]))
+    first = above[crossing] + np.minimum(climb, 0)
+    edge, nth = _expand(np.abs(climb))
     rows = first[edge] + nth
     run, rise = (lower - upper)[edge].T
     x = upper[edge, 0] + (rows + 0.5 - upper[edge, 1]) * run / rise
