@@ -116,7 +116,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos", type=Path, help="folder of JPEG files, some hundred pixels wide")
     parser.add_argument("out", type=Path, help="folder for the drawings and the run")
-    parser.add_argument("options", nargs="*", help="of solov2 train, after --")
     arguments = parser.parse_args()
 
     photos = sorted(arguments.photos.glob("*.jpg"))
@@ -134,7 +133,7 @@ def main() -> None:
     command += ["--val-data", str(held_out / "instances.json")]
     command += ["--out", str(arguments.out / "run"), "--validate-every", "100"]
     started = time.monotonic()
-    subprocess.run([*command, *arguments.options], check=True)
+    subprocess.run(command, check=True)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     minutes = (used.ru_utime + used.ru_stime) / 60
     print(f"{minutes:.1f} CPU minutes, {(time.monotonic() - started) / 60:.1f} by the clock")
